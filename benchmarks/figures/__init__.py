@@ -1,0 +1,32 @@
+"""One figure a file: `FIGURE` names it, `run(lineup)` measures it. The order here is the order of a full run."""
+
+from __future__ import annotations
+
+from benchmarks.figures import (
+    accounting,
+    context,
+    decode,
+    gpt2_medium,
+    memory,
+    prefill,
+    python_share,
+    quality,
+    sampling,
+    startup,
+)
+
+FIGURES = {
+    module.FIGURE: module.run
+    for module in (
+        decode,
+        prefill,
+        context,
+        accounting,
+        sampling,
+        python_share,
+        quality,
+        startup,
+        memory,
+        gpt2_medium,
+    )
+}

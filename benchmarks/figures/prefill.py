@@ -1,0 +1,29 @@
+"""Prefill speed on the default model: a prompt of 512 tokens up to the first new one."""
+
+from __future__ import annotations
+
+from benchmarks.figures.rates import prefill_rate
+from benchmarks.harness import Outcome, race, ratio
+from benchmarks.lineup import OURS, Q4_0, Q4_1, TRANSFORMERS, Lineup
+
+FIGURE = "prefill"
+PROMPT = 512
+
+
+def run(lineup: Lineup) -> Outcome:
+    """Prompt tokens per second."""
+    peers = {
+        OURS: lineup.fanlight,
+        Q4_1: lineup.llama_q4_1,
+        Q4_0: lineup.llama_q4_0,
+        TRANSFORMERS: lineup.transformers,
+    }
+    samples = race(
+        {name: prefill_rate(peer, lineup.window, prompt=PROMPT) for name, peer in peers.items()}, lineup.rounds
+    )
+    goals = [
+        ratio("times llama.cpp Q4_1", samples, OURS, Q4_1, low=6.0),
+        ratio("times llama.cpp Q4_0", samples, OURS, Q4_0, low=2.2),
+        ratio("times transformers", samples, OURS, TRANSFORMERS),
+    ]
+    return Outcome(figure=FIGURE, unit=f"prompt tokens/s, {PROMPT} tokens", samples=samples, goals=goals)

@@ -1,0 +1,1 @@
+"""The engines that race, each behind the same few calls."""

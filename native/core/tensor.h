@@ -1,0 +1,41 @@
+// A float32 matrix, as ops take and return it. Rows are padded with zeros to a multiple of 32 columns.
+#pragma once
+#include <memory>
+#include <mutex>
+#include <utility>
+
+#include "core/memory.h"
+#include "kernels/table.h"
+
+namespace fanlight {
+
+inline int padded(int n) { return (n + kGroup - 1) / kGroup * kGroup; }
+
+class Tensor {
+ public:
+  Tensor(int n_rows, int n_columns);  // content undefined
+  int n_rows() const { return n_rows_; }
+  int n_columns() const { return n_columns_; }
+  int stride() const { return stride_; }
+  float* row(int i) { return data_ + static_cast<size_t>(i) * static_cast<size_t>(stride_); }
+  const float* row(int i) const { return data_ + static_cast<size_t>(i) * static_cast<size_t>(stride_); }
+  Tensor view(int row) const;  // that row, sharing memory
+
+  // What tiles read. The int8 form is made at the first call that wants it, and kept.
+  Activations floats() const;
+  Activations int8s() const;
+
+ private:
+  struct Storage {
+    Storage(int rows, size_t bytes) : n_rows(rows), values(bytes) {}
+    int n_rows;
+    Buffer values;
+    std::mutex mutex;
+    std::unique_ptr<Buffer> int8s;
+  };
+  int n_rows_, n_columns_, stride_;
+  std::shared_ptr<Storage> storage_;
+  float* data_;
+};
+
+}  // namespace fanlight

@@ -1,0 +1,15 @@
+// The kernels for generic. Compiled with its own flags, so nothing of the standard library's templates may be instantiated here.
+#include "kernels/table.h"
+#include "simd/generic.h"
+// clang-format off
+#include "kernels/math.h"
+#include "kernels/tiles.h"
+#include "kernels/norms.h"
+#include "kernels/attention.h"
+#include "kernels/rows.h"
+#include "kernels/export.h"
+// clang-format on
+
+namespace fanlight {
+const Kernels* generic_kernels() { return generic::table(); }
+}  // namespace fanlight

@@ -1,0 +1,90 @@
+// The functions that exist once for each instruction set, and how they are chosen. Knows arrays; knows no tensor and no thread.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace fanlight {
+
+constexpr int kTile = 16;   // output rows interleaved in a weight tile: one lane each
+constexpr int kGroup = 32;  // weights, and activations, that share a scale
+
+// Activations of one call as a tile sees them. Row r, group g: values ~ scale[r][g] * q[r][32 g ..].
+struct Activations {
+  const float* f;
+  size_t f_stride;
+  const int8_t* q;
+  size_t q_stride;
+  const float* scale;         // [row][group]
+  const float* scaled_sum;    // scale * sum(q): what a weight's minimum is multiplied with
+  const int32_t* sum;         // sum(q)
+  size_t group_stride;
+};
+
+// `n_rows` query rows that share one key/value head. Page p holds positions p * page_tokens ...
+struct AttentionJob {
+  static constexpr int kMaxRows = 8;
+  const float* q[kMaxRows];
+  float* out[kMaxRows];
+  int n_keys[kMaxRows];  // positions 0 .. n_keys - 1 are visible
+  int n_rows;
+  const uint8_t* const* pages;
+  size_t k_offset, v_offset;  // bytes into a page, of this layer and head
+  int page_tokens, head_dim;
+  float scale;
+  float* scores;  // n_rows * scores_stride
+  size_t scores_stride;
+};
+
+struct RowStats {
+  int n_kept;
+  float max;
+  double sum_exp;       // of exp(x - max)
+  double sum_x_exp;     // of (x - max) * exp(x - max)
+  bool has_nan;
+};
+
+using TileFn = void (*)(const uint8_t* w, int n_in, const Activations& a, int row, int n_rows, float* out);
+
+struct Kernels {
+  const char* name;
+  int max_rows;        // rows per tile call
+  int max_attn_rows;
+
+  TileFn tile_f32, tile_f16, tile_bf16, tile_q4_1, tile_q8_0;
+
+  void (*quantize)(const float* x, int n_groups, int8_t* q, float* scale, float* scaled_sum, int32_t* sum);
+  void (*half_to_float)(const uint16_t* x, float* y, int n);  // n % 16 == 0, as in the five below
+  void (*add)(const float* a, const float* b, float* y, int n);
+  void (*silu)(float* x, int n);
+  void (*gelu_tanh)(float* x, int n);
+  void (*silu_mul)(const float* gate, const float* up, float* y, int n);
+  void (*gelu_mul)(const float* gate, const float* up, float* y, int n);
+  void (*rms_norm)(const float* x, const float* w, float eps, int n, int stride, float* y);
+  void (*layer_norm)(const float* x, const float* w, const float* b, float eps, int n, int stride, float* y);
+  void (*rope)(const float* x, const float* cos, const float* sin, int head_dim, float* y);
+
+  void (*store_kv_f16)(const float* k, const float* v, int head_dim, int slot, uint8_t* keys, uint8_t* values);
+  void (*store_kv_f32)(const float* k, const float* v, int head_dim, int slot, uint8_t* keys, uint8_t* values);
+  void (*attention_f16)(const AttentionJob& job);
+  void (*attention_f32)(const AttentionJob& job);
+
+  RowStats (*row_stats)(const float* x, int n);
+  int (*row_argmax)(const float* x, int n, bool* has_nan);
+  void (*row_divide)(const float* x, int n, float by, float* y);
+  void (*row_keep)(const float* x, int n, float limit, float* y);  // y = x < limit ? -inf : x
+  int (*row_count_above)(const float* x, int n, float limit);
+  // Indices in [begin, end) with x > limit, until `capacity` are found; *next is where to go on.
+  int (*row_collect)(const float* x, int begin, int end, float limit, int32_t* found, int capacity, int* next);
+  // Indices whose logit + noise may exceed `best`: see rows.h.
+  int (*row_gumbel)(const float* x, int begin, int end, uint32_t k0, uint32_t k1, double best, int32_t* found, int capacity, int* next);
+};
+
+const Kernels* avx512_kernels();
+const Kernels* avx2_kernels();
+const Kernels* neon_kernels();
+const Kernels* generic_kernels();
+
+const Kernels& kernels();                 // the ones in use
+const char* use_kernels(const char* name);  // "" for the best that this machine has; nullptr if it cannot run `name`
+
+}  // namespace fanlight

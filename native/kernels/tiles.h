@@ -1,0 +1,133 @@
+// A weight tile (16 output rows, all of n_in) times up to kMaxRows activation rows. What `linear` spends its time in.
+// For every row the sums run in the order of k (floats) or of the groups (quantised), whatever the number of rows.
+
+namespace fanlight::FANLIGHT_ISA {
+
+constexpr int kAhead = 2048;  // bytes to prefetch ahead when one row streams the weights
+
+// Q4_1 group: [16 x f16 scale][16 x f16 minimum][4 x 64 bytes]. Byte vector i, lane r holds row r's nibbles
+// k = 4 i .. 4 i + 3 (low) and 16 + 4 i .. (high).  y += scale * a_scale * dot(w, a) + minimum * a_scale * sum(a)
+constexpr int kQ4GroupBytes = 320;
+
+template <int T>
+FL_FN void tile_q4_1_rows(const uint8_t* w, int n_groups, const Activations& a, int row, float* out) {
+  const int8_t* q = a.q + row * a.q_stride;
+  const float* scale = a.scale + row * a.group_stride;
+  const float* scaled_sum = a.scaled_sum + row * a.group_stride;
+  F32 y[T];
+  for (int t = 0; t < T; t++) y[t] = zero();
+  for (int g = 0; g < n_groups; g++, w += kQ4GroupBytes, q += kGroup) {
+    if (T == 1)
+      for (int i = 0; i < kQ4GroupBytes; i += 64) prefetch(w + kAhead + i);
+    I32 lo[T], hi[T];
+    for (int t = 0; t < T; t++) lo[t] = hi[t] = splat_i(0);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+      Bytes packed = load_bytes(w + 64 + 64 * i);
+      Bytes first = low_nibbles(packed), second = high_nibbles(packed);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; t++) {
+        lo[t] = dot_u4(lo[t], first, q + t * a.q_stride + 4 * i);
+        I32& other = T == 1 ? hi[t] : lo[t];  // one row alone: two chains hide the latency
+        other = dot_u4(other, second, q + t * a.q_stride + 16 + 4 * i);
+      }
+    }
+    F32 w_scale = load_f16(reinterpret_cast<const uint16_t*>(w)), w_min = load_f16(reinterpret_cast<const uint16_t*>(w + 32));
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++) {
+      I32 dot = T == 1 ? add_i(lo[t], hi[t]) : lo[t];
+      y[t] = fmadd(to_float(dot), mul(w_scale, splat(scale[t * a.group_stride + g])), y[t]);
+      y[t] = fmadd(w_min, splat(scaled_sum[t * a.group_stride + g]), y[t]);
+    }
+  }
+  for (int t = 0; t < T; t++) store(out + t * kTile, y[t]);
+}
+
+// Q8_0 tile: [groups][16 x f16 scale], then for each group 8 x 64 bytes of (w ^ 0x80): vector i, lane r holds k = 4 i .. 4 i + 3.
+template <int T>
+FL_FN void tile_q8_0_rows(const uint8_t* w, int n_groups, const Activations& a, int row, float* out) {
+  const uint8_t* scales = w;
+  w += static_cast<size_t>(n_groups) * 32;
+  const int8_t* q = a.q + row * a.q_stride;
+  const float* scale = a.scale + row * a.group_stride;
+  const int32_t* sum = a.sum + row * a.group_stride;
+  F32 y[T];
+  for (int t = 0; t < T; t++) y[t] = zero();
+  for (int g = 0; g < n_groups; g++, w += 512, q += kGroup) {
+    if (T == 1)
+      for (int i = 0; i < 512; i += 64) prefetch(w + kAhead + i);
+    I32 even[T], odd[T];
+    for (int t = 0; t < T; t++) even[t] = dot_s8_start(sum[t * a.group_stride + g]), odd[t] = splat_i(0);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+      Bytes b = load_bytes(w + 64 * i);
+#pragma GCC unroll 8
+      for (int t = 0; t < T; t++) {
+        I32& acc = T == 1 && i % 2 ? odd[t] : even[t];
+        acc = dot_s8(acc, b, q + t * a.q_stride + 4 * i);
+      }
+    }
+    F32 w_scale = load_f16(reinterpret_cast<const uint16_t*>(scales + g * 32));
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++) {
+      I32 dot = T == 1 ? add_i(even[t], odd[t]) : even[t];
+      y[t] = fmadd(to_float(dot), mul(w_scale, splat(scale[t * a.group_stride + g])), y[t]);
+    }
+  }
+  for (int t = 0; t < T; t++) store(out + t * kTile, y[t]);
+}
+
+// Float tiles: [n_in][16].
+struct LoadF32 {
+  static constexpr int kBytes = 64;
+  FL_FN F32 at(const uint8_t* w) { return load(reinterpret_cast<const float*>(w)); }
+};
+struct LoadF16 {
+  static constexpr int kBytes = 32;
+  FL_FN F32 at(const uint8_t* w) { return load_f16(reinterpret_cast<const uint16_t*>(w)); }
+};
+struct LoadBF16 {
+  static constexpr int kBytes = 32;
+  FL_FN F32 at(const uint8_t* w) { return load_bf16(reinterpret_cast<const uint16_t*>(w)); }
+};
+template <class Load, int T>
+FL_FN void tile_float_rows(const uint8_t* w, int n_in, const Activations& a, int row, float* out) {
+  const float* x = a.f + row * a.f_stride;
+  F32 y[T];
+  for (int t = 0; t < T; t++) y[t] = zero();
+#pragma GCC unroll 4
+  for (int k = 0; k < n_in; k++, w += Load::kBytes) {
+    if (T == 1) prefetch(w + kAhead);
+    F32 b = Load::at(w);
+#pragma GCC unroll 8
+    for (int t = 0; t < T; t++) y[t] = fmadd(b, splat(x[t * a.f_stride + k]), y[t]);
+  }
+  for (int t = 0; t < T; t++) store(out + t * kTile, y[t]);
+}
+
+// From a row count known at run time to one known to the compiler: all of kMaxRows, then what is left.
+template <int T, class Body>
+FL_FN void with_rows(int n_rows, const Body& body) {
+  if constexpr (T > 0) {
+    if (n_rows == T) body.template operator()<T>();
+    else with_rows<T - 1>(n_rows, body);
+  }
+}
+
+static void tile_f32(const uint8_t* w, int n_in, const Activations& a, int row, int n_rows, float* out) {
+  with_rows<kMaxRows>(n_rows, [&]<int T>() { tile_float_rows<LoadF32, T>(w, n_in, a, row, out); });
+}
+static void tile_f16(const uint8_t* w, int n_in, const Activations& a, int row, int n_rows, float* out) {
+  with_rows<kMaxRows>(n_rows, [&]<int T>() { tile_float_rows<LoadF16, T>(w, n_in, a, row, out); });
+}
+static void tile_bf16(const uint8_t* w, int n_in, const Activations& a, int row, int n_rows, float* out) {
+  with_rows<kMaxRows>(n_rows, [&]<int T>() { tile_float_rows<LoadBF16, T>(w, n_in, a, row, out); });
+}
+static void tile_q4_1(const uint8_t* w, int n_in, const Activations& a, int row, int n_rows, float* out) {
+  with_rows<kMaxRows>(n_rows, [&]<int T>() { tile_q4_1_rows<T>(w, n_in / kGroup, a, row, out); });
+}
+static void tile_q8_0(const uint8_t* w, int n_in, const Activations& a, int row, int n_rows, float* out) {
+  with_rows<kMaxRows>(n_rows, [&]<int T>() { tile_q8_0_rows<T>(w, n_in / kGroup, a, row, out); });
+}
+
+}  // namespace fanlight::FANLIGHT_ISA

@@ -1,0 +1,257 @@
+// The Python module fanlight.kernels._native: arguments checked here, the GIL released around the work.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <optional>
+
+#include "core/check.h"
+#include "core/pool.h"
+#include "ops/attention.h"
+#include "ops/linear.h"
+#include "ops/norm.h"
+#include "ops/rows.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace fanlight {
+namespace {
+
+std::atomic<bool> profiling{false};
+std::atomic<int64_t> profiled_ns{0};
+
+// Around every op: lets other Python threads run, and counts the time when profiling.
+template <class Op>
+auto timed(const Op& op) {
+  struct Clock {
+    std::chrono::steady_clock::time_point start;
+    bool on = profiling.load(std::memory_order_relaxed);
+    Clock() {
+      if (on) start = std::chrono::steady_clock::now();
+    }
+    ~Clock() {
+      if (on) profiled_ns += std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count();
+    }
+  } clock;
+  nb::gil_scoped_release release;
+  return op();
+}
+
+// Anything with the buffer protocol, as bytes, while this lives. (nanobind's ndarray would go through DLPack and refuse strides of bytes.)
+class Bytes {
+ public:
+  explicit Bytes(nb::handle object) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) {
+      PyErr_Clear();
+      fail("expected an object with contiguous bytes, got ", nb::cast<std::string>(nb::str(object.type())));
+    }
+  }
+  ~Bytes() { PyBuffer_Release(&view_); }
+  Bytes(const Bytes&) = delete;
+  Bytes& operator=(const Bytes&) = delete;
+  const uint8_t* data() const { return static_cast<const uint8_t*>(view_.buf); }
+  size_t size() const { return static_cast<size_t>(view_.len); }
+
+ private:
+  Py_buffer view_{};
+};
+
+Tensor make_tensor(nb::handle data, int n_columns) {
+  Bytes bytes(data);
+  check(n_columns > 0, "tensor: n_columns is ", n_columns);
+  const size_t row_bytes = static_cast<size_t>(n_columns) * sizeof(float);
+  check(bytes.size() % row_bytes == 0, "tensor: ", bytes.size(), " bytes are no whole rows of ", n_columns, " float32");
+  const size_t n_rows = bytes.size() / row_bytes;
+  check(n_rows < (1u << 30), "tensor: ", n_rows, " rows are too many");
+  Tensor t(static_cast<int>(n_rows), n_columns);
+  for (int r = 0; r < t.n_rows(); r++) {
+    std::memcpy(t.row(r), bytes.data() + static_cast<size_t>(r) * row_bytes, row_bytes);
+    std::fill(t.row(r) + n_columns, t.row(r) + t.stride(), 0.f);
+  }
+  return t;
+}
+
+nb::ndarray<nb::numpy, float, nb::ndim<2>> to_numpy(const Tensor& t) {
+  const size_t rows = static_cast<size_t>(t.n_rows()), columns = static_cast<size_t>(t.n_columns());
+  float* copy = new float[rows * columns + 1];
+  for (size_t r = 0; r < rows; r++) std::memcpy(copy + r * columns, t.row(static_cast<int>(r)), columns * sizeof(float));
+  nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+  return {copy, {rows, columns}, owner};
+}
+
+Linear pack(const std::string& dtype, int n_in, nb::sequence parts, std::optional<nb::object> bias, const std::string& activation,
+                             bool gated) {
+  std::vector<std::unique_ptr<Bytes>> buffers;
+  std::vector<Part> list;
+  for (nb::handle item : parts) {
+    nb::tuple t = nb::cast<nb::tuple>(item);
+    check(t.size() == 4, "pack: a part is (data, n_rows, row_order, transposed)");
+    buffers.push_back(std::make_unique<Bytes>(t[0]));
+    Part p{buffers.back()->data(), buffers.back()->size(), nb::cast<int>(t[1]), {}, nb::cast<bool>(t[3])};
+    if (!t[2].is_none()) p.row_order = nb::cast<std::vector<int>>(t[2]);
+    list.push_back(std::move(p));
+  }
+  std::vector<float> bias_values;
+  if (bias) {
+    Bytes bytes(*bias);
+    check(bytes.size() % sizeof(float) == 0, "pack: the bias is not float32");
+    bias_values.resize(bytes.size() / sizeof(float));
+    std::memcpy(bias_values.data(), bytes.data(), bytes.size());
+  }
+  return timed([&] {
+    return Linear(dtype, n_in, list, bias ? bias_values.data() : nullptr, bias_values.size(), activation, gated);
+  });
+}
+
+// Reads every byte of the matrices once with the threads of the ops: the floor of a decode step.
+uint64_t read_all(const std::vector<const Linear*>& linears) {
+  struct Span {
+    const uint8_t* data;
+    size_t bytes;
+  };
+  constexpr size_t kSpan = 256 * 1024;
+  std::vector<Span> spans;
+  for (const Linear* l : linears)
+    for (size_t at = 0; at < l->n_bytes(); at += kSpan) spans.push_back({l->data() + at, std::min(kSpan, l->n_bytes() - at)});
+  std::atomic<uint64_t> total{0};
+  pool()->run(static_cast<int>(spans.size()), 1, [&](int begin, int end) {
+    for (int s = begin; s < end; s++) {
+      uint64_t sums[32] = {};
+      const Span& span = spans[static_cast<size_t>(s)];
+      size_t at = 0;
+      for (; at + sizeof(sums) <= span.bytes; at += sizeof(sums)) {
+        uint64_t words[32];
+        std::memcpy(words, span.data + at, sizeof(words));
+        for (int i = 0; i < 32; i++) sums[i] ^= words[i];
+      }
+      uint64_t x = 0;
+      for (uint64_t v : sums) x ^= v;
+      for (; at < span.bytes; at++) x ^= span.data[at];
+      total.fetch_xor(x, std::memory_order_relaxed);
+    }
+  });
+  return total.load();
+}
+
+}  // namespace
+}  // namespace fanlight
+
+NB_MODULE(_native, m) {
+  using namespace fanlight;
+  m.doc() = "The ops of fanlight.kernels.ops in C++.";
+  nb::module_ errors = nb::module_::import_("fanlight.errors");
+  static nb::object kernel_error = errors.attr("KernelError"), numeric_error = errors.attr("NumericError");
+  kernel_error.inc_ref(), numeric_error.inc_ref();  // outlive the interpreter's tear-down
+  nb::register_exception_translator([](const std::exception_ptr& p, void*) {
+    try {
+      std::rethrow_exception(p);
+    } catch (const KernelError& e) {
+      PyErr_SetString(kernel_error.ptr(), e.what());
+    } catch (const NumericError& e) {
+      PyErr_SetString(numeric_error.ptr(), e.what());
+    }
+  });
+
+  nb::class_<Tensor>(m, "Tensor")
+      .def_prop_ro("shape", [](const Tensor& t) { return std::make_tuple(t.n_rows(), t.n_columns()); })
+      .def("numpy", to_numpy);
+  nb::class_<Linear>(m, "Linear")
+      .def_prop_ro("n_in", &Linear::n_in)
+      .def_prop_ro("n_out", &Linear::n_out)
+      .def_prop_ro("nbytes", &Linear::n_bytes);
+  nb::class_<Rope>(m, "Rope").def_prop_ro("head_dim", &Rope::head_dim);
+  nb::class_<KVPool>(m, "KVPool")
+      .def_prop_ro("page_tokens", [](const KVPool&) { return KVPool::kPageTokens; })
+      .def_prop_ro("page_bytes", &KVPool::page_bytes)
+      .def_prop_ro("n_pages", &KVPool::n_pages)
+      .def("allocate", &KVPool::allocate)
+      .def("release", &KVPool::release, "page"_a)
+      .def("copy", &KVPool::copy, "source"_a, "target"_a);
+  nb::class_<KVBatch>(m, "KVBatch").def_prop_ro("n_rows", &KVBatch::n_rows).def_prop_ro("positions", [](const KVBatch& b) {
+    std::vector<int> positions;
+    for (const KVBatch::Row& r : b.rows()) positions.push_back(r.position);
+    return positions;
+  });
+
+  m.def("tensor", make_tensor, "data"_a, "n_columns"_a);
+  m.def("pack", pack, "dtype"_a, "n_in"_a, "parts"_a, nb::kw_only(), "bias"_a = nb::none(), "activation"_a = "none", "gated"_a = false);
+  m.def("linear", [](const Tensor& x, const Linear& w, const Tensor* residual) { return timed([&] { return w.apply(x, residual); }); },
+        "x"_a, "w"_a, "residual"_a = nb::none());
+  m.def("embed", [](const Linear& w, const std::vector<int>& ids) { return timed([&] { return w.embed(ids); }); }, "w"_a, "ids"_a);
+  m.def("add", [](const Tensor& a, const Tensor& b) { return timed([&] { return add(a, b); }); }, "a"_a, "b"_a);
+  m.def("take_rows", [](const Tensor& x, const std::vector<int>& rows) { return timed([&] { return take_rows(x, rows); }); }, "x"_a, "rows"_a);
+  m.def("rms_norm", [](const Tensor& x, const Tensor& weight, float eps) { return timed([&] { return rms_norm(x, weight, eps); }); },
+        "x"_a, "weight"_a, "eps"_a);
+  m.def("layer_norm",
+        [](const Tensor& x, const Tensor& weight, const Tensor& bias, float eps) { return timed([&] { return layer_norm(x, weight, bias, eps); }); },
+        "x"_a, "weight"_a, "bias"_a, "eps"_a);
+
+  m.def("rope", [](std::vector<float> inv_freq) { return new Rope(std::move(inv_freq)); }, "inv_freq"_a);
+  m.def("kv_pool",
+        [](int n_layer, int n_kv_head, int head_dim, const std::string& dtype) { return std::make_shared<KVPool>(n_layer, n_kv_head, head_dim, dtype); },
+        "n_layer"_a, "n_kv_head"_a, "head_dim"_a, "dtype"_a);
+  m.def("kv_batch",
+        [](std::shared_ptr<KVPool> pool, const std::vector<std::vector<int>>& tables, const std::vector<int>& starts,
+           const std::vector<int>& counts) { return KVBatch(std::move(pool), tables, starts, counts); },
+        "pool"_a, "tables"_a, "starts"_a, "counts"_a);
+  m.def("store_kv",
+        [](const Tensor& qkv, const KVBatch& batch, int layer, Rope* rope) { return timed([&] { return store_kv(qkv, batch, layer, rope); }); },
+        "qkv"_a, "batch"_a, "layer"_a, "rope"_a.none());
+  m.def("attention",
+        [](const Tensor& q, const KVBatch& batch, int layer, float scale) { return timed([&] { return attention(q, batch, layer, scale); }); },
+        "q"_a, "batch"_a, "layer"_a, "scale"_a);
+
+  m.def("row",
+        [](const Tensor& x, int index) {
+          check(index >= 0 && index < x.n_rows(), "row: ", index, " is outside 0 to ", x.n_rows() - 1);
+          return x.view(index);
+        },
+        "x"_a, "index"_a);
+  m.def("argmax", [](const Tensor& row) { return timed([&] { return argmax(row); }); }, "row"_a);
+  m.def("temperature", [](const Tensor& row, float t) { return timed([&] { return temperature(row, t); }); }, "row"_a, "temperature"_a);
+  m.def("repetition_penalty",
+        [](const Tensor& row, const std::vector<int>& ids, float penalty) { return timed([&] { return repetition_penalty(row, ids, penalty); }); },
+        "row"_a, "ids"_a, "penalty"_a);
+  m.def("top_k", [](const Tensor& row, int k) { return timed([&] { return top_k(row, k); }); }, "row"_a, "k"_a);
+  m.def("top_p", [](const Tensor& row, double p) { return timed([&] { return top_p(row, p); }); }, "row"_a, "p"_a);
+  m.def("min_p", [](const Tensor& row, double p) { return timed([&] { return min_p(row, p); }); }, "row"_a, "p"_a);
+  m.def("stats",
+        [](const Tensor& row) {
+          const Stats s = timed([&] { return stats(row); });
+          return std::make_tuple(s.n_kept, s.max, s.logsumexp, s.entropy);
+        },
+        "row"_a);
+  m.def("top", [](const Tensor& row, int n) { return timed([&] { return top(row, n); }); }, "row"_a, "n"_a);
+  m.def("gather", [](const Tensor& row, const std::vector<int>& ids) { return timed([&] { return gather(row, ids); }); }, "row"_a, "ids"_a);
+  m.def("rank", [](const Tensor& row, int token) { return timed([&] { return rank(row, token); }); }, "row"_a, "token"_a);
+  m.def("gumbel", [](uint64_t seed, uint64_t position, const std::vector<int>& ids) { return gumbel(seed, position, ids); }, "seed"_a, "position"_a,
+        "ids"_a);
+  m.def("gumbel_argmax",
+        [](const Tensor& row, uint64_t seed, uint64_t position) { return timed([&] { return gumbel_argmax(row, seed, position); }); }, "row"_a,
+        "seed"_a, "position"_a);
+
+  m.def("set_threads",
+        [](int n) {
+          check(n >= 1 && n <= 256, "set_threads: ", n, " is outside 1 to 256");
+          set_threads(n);
+        },
+        "n"_a);
+  m.def("get_threads", &get_threads);
+  m.def("stop_threads", &stop_threads, nb::call_guard<nb::gil_scoped_release>());
+  m.def("isa", [] { return kernels().name; });
+  m.def("use_isa",
+        [](const std::string& name) { check(use_kernels(name.c_str()), "this machine has no kernels named '", name, "'"); },
+        "name"_a);
+  m.def("profile", [](bool on) { profiling = on, profiled_ns = 0; }, "on"_a);
+  m.def("profile_seconds", [] { return static_cast<double>(profiled_ns.load()) * 1e-9; });
+  m.def("read_all", [](const std::vector<const Linear*>& linears) { return timed([&] { return read_all(linears); }); }, "linears"_a);
+}

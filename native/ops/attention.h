@@ -1,0 +1,89 @@
+// Keys and values in pages, rotary positions, and attention over them.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "core/memory.h"
+#include "core/tensor.h"
+
+namespace fanlight {
+
+// cos and sin of position * inv_freq, made in chunks as positions are met. Chunks never move, so readers need no lock.
+class Rope {
+ public:
+  explicit Rope(std::vector<float> inv_freq);
+  int head_dim() const { return static_cast<int>(inv_freq_.size()) * 2; }
+  void reserve(int n_positions);
+  const float* cos(int position) const;  // head_dim / 2 values; the sines follow
+  static constexpr int kMaxPositions = 1 << 22;
+
+ private:
+  static constexpr int kChunk = 256;
+  std::vector<float> inv_freq_;
+  std::vector<std::unique_ptr<float[]>> chunks_;
+  std::atomic<int> n_ready_{0};
+  std::mutex mutex_;
+};
+
+class KVPool {
+ public:
+  KVPool(int n_layer, int n_kv_head, int head_dim, const std::string& dtype);
+  static constexpr int kPageTokens = 64;
+
+  int allocate();
+  void release(int page);
+  void copy(int source, int target);
+  int n_pages() const;
+  size_t page_bytes() const { return page_bytes_; }
+
+  uint8_t* page(int id) const;  // throws if it is not in use
+  int n_layer() const { return n_layer_; }
+  int n_kv_head() const { return n_kv_head_; }
+  int head_dim() const { return head_dim_; }
+  bool is_f16() const { return is_f16_; }
+  size_t key_offset(int layer, int head) const;
+  size_t value_offset(int layer, int head) const;
+
+ private:
+  int n_layer_, n_kv_head_, head_dim_;
+  bool is_f16_;
+  size_t key_bytes_, value_bytes_, page_bytes_;
+  int pages_per_block_;
+  mutable std::mutex mutex_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  std::vector<uint8_t*> pages_;
+  std::vector<bool> in_use_;
+  std::vector<int> free_;
+};
+
+// Rows of one forward pass: which sequence, which position.
+class KVBatch {
+ public:
+  KVBatch(std::shared_ptr<KVPool> pool, const std::vector<std::vector<int>>& tables, const std::vector<int>& starts,
+          const std::vector<int>& counts);
+  int n_rows() const { return static_cast<int>(rows_.size()); }
+
+  struct Row {
+    int sequence, position;
+  };
+  const std::vector<Row>& rows() const { return rows_; }
+  const KVPool& pool() const { return *pool_; }
+  const uint8_t* const* pages(int sequence) const { return pages_.data() + first_page_[static_cast<size_t>(sequence)]; }
+  uint8_t* page_of(const Row& r) const;
+  int max_position() const { return max_position_; }
+
+ private:
+  std::shared_ptr<KVPool> pool_;
+  std::vector<Row> rows_;
+  std::vector<uint8_t*> pages_;  // of all sequences, one after another
+  std::vector<size_t> first_page_;
+  int max_position_ = 0;
+};
+
+Tensor store_kv(const Tensor& qkv, const KVBatch& batch, int layer, Rope* rope);
+Tensor attention(const Tensor& q, const KVBatch& batch, int layer, float scale);
+
+}  // namespace fanlight

@@ -1,0 +1,116 @@
+#include <cmath>
+#include <cstring>
+
+#include "core/check.h"
+#include "ops/attention.h"
+
+namespace fanlight {
+
+Rope::Rope(std::vector<float> inv_freq) : inv_freq_(std::move(inv_freq)) {
+  check(!inv_freq_.empty(), "rope: inv_freq is empty");
+  chunks_.resize(kMaxPositions / kChunk);
+}
+
+void Rope::reserve(int n_positions) {
+  if (n_positions <= n_ready_.load(std::memory_order_acquire)) return;
+  check(n_positions <= kMaxPositions, "rope: position ", n_positions - 1, " is beyond ", kMaxPositions - 1);
+  std::lock_guard lock(mutex_);
+  const size_t half = inv_freq_.size();
+  for (int start = n_ready_.load(); start < n_positions; start += kChunk) {
+    auto chunk = std::make_unique<float[]>(kChunk * half * 2);
+    for (int p = 0; p < kChunk; p++)
+      for (size_t i = 0; i < half; i++) {
+        const float angle = static_cast<float>(start + p) * inv_freq_[i];  // float32, as transformers has it
+        float* row = chunk.get() + static_cast<size_t>(p) * half * 2;
+        row[i] = static_cast<float>(std::cos(static_cast<double>(angle)));
+        row[half + i] = static_cast<float>(std::sin(static_cast<double>(angle)));
+      }
+    chunks_[static_cast<size_t>(start / kChunk)] = std::move(chunk);
+    n_ready_.store(start + kChunk, std::memory_order_release);
+  }
+}
+
+const float* Rope::cos(int position) const {
+  return chunks_[static_cast<size_t>(position / kChunk)].get() + static_cast<size_t>(position % kChunk) * inv_freq_.size() * 2;
+}
+
+KVPool::KVPool(int n_layer, int n_kv_head, int head_dim, const std::string& dtype)
+    : n_layer_(n_layer), n_kv_head_(n_kv_head), head_dim_(head_dim), is_f16_(dtype == "F16") {
+  check(n_layer > 0 && n_kv_head > 0 && head_dim > 0, "kv_pool: sizes are ", n_layer, ", ", n_kv_head, ", ", head_dim,
+        "; all must be positive");
+  check(is_f16_ || dtype == "F32", "kv_pool: dtype is '", dtype, "'; it can be F16 or F32");
+  const size_t bytes = is_f16_ ? 2 : 4, hd = static_cast<size_t>(head_dim), v_stride = (hd + 15) / 16 * 16;
+  key_bytes_ = hd * kPageTokens * bytes;
+  value_bytes_ = v_stride * kPageTokens * bytes;
+  page_bytes_ = (key_bytes_ + value_bytes_) * static_cast<size_t>(n_layer) * static_cast<size_t>(n_kv_head);
+  pages_per_block_ = static_cast<int>(std::max<size_t>(1, (size_t{8} << 20) / page_bytes_));
+}
+
+size_t KVPool::key_offset(int layer, int head) const {
+  return (key_bytes_ + value_bytes_) * static_cast<size_t>(layer * n_kv_head_ + head);
+}
+size_t KVPool::value_offset(int layer, int head) const { return key_offset(layer, head) + key_bytes_; }
+
+int KVPool::allocate() {
+  std::lock_guard lock(mutex_);
+  if (free_.empty()) {
+    blocks_.push_back(std::make_unique<Block>(page_bytes_ * static_cast<size_t>(pages_per_block_)));
+    const int first = static_cast<int>(pages_.size());
+    for (int i = 0; i < pages_per_block_; i++) {
+      pages_.push_back(blocks_.back()->data() + page_bytes_ * static_cast<size_t>(i));
+      in_use_.push_back(false);
+    }
+    for (int i = pages_per_block_; i-- > 0;) free_.push_back(first + i);  // lowest first
+  }
+  const int id = free_.back();
+  free_.pop_back();
+  in_use_[static_cast<size_t>(id)] = true;
+  return id;
+}
+
+void KVPool::release(int id) {
+  std::lock_guard lock(mutex_);
+  check(id >= 0 && id < static_cast<int>(pages_.size()) && in_use_[static_cast<size_t>(id)], "kv_pool: page ", id, " is not in use");
+  in_use_[static_cast<size_t>(id)] = false;
+  free_.push_back(id);
+}
+
+uint8_t* KVPool::page(int id) const {
+  std::lock_guard lock(mutex_);
+  check(id >= 0 && id < static_cast<int>(pages_.size()) && in_use_[static_cast<size_t>(id)], "kv_pool: page ", id, " is not in use");
+  return pages_[static_cast<size_t>(id)];
+}
+
+void KVPool::copy(int source, int target) {
+  uint8_t *to = page(target), *from = page(source);
+  if (to != from) std::memcpy(to, from, page_bytes_);
+}
+
+int KVPool::n_pages() const {
+  std::lock_guard lock(mutex_);
+  return static_cast<int>(pages_.size() - free_.size());
+}
+
+KVBatch::KVBatch(std::shared_ptr<KVPool> pool, const std::vector<std::vector<int>>& tables, const std::vector<int>& starts,
+                 const std::vector<int>& counts)
+    : pool_(std::move(pool)) {
+  check(tables.size() == starts.size() && tables.size() == counts.size(), "kv_batch: ", tables.size(), " tables, ", starts.size(),
+        " starts and ", counts.size(), " counts; they must be as many");
+  for (size_t s = 0; s < tables.size(); s++) {
+    check(starts[s] >= 0 && counts[s] >= 0 && starts[s] <= Rope::kMaxPositions - counts[s], "kv_batch: sequence ", s, " starts at ",
+          starts[s], " with ", counts[s], " rows");
+    const size_t end = static_cast<size_t>(starts[s]) + static_cast<size_t>(counts[s]);
+    check(tables[s].size() * KVPool::kPageTokens >= end, "kv_batch: the ", tables[s].size(), " pages of sequence ", s, " hold ",
+          tables[s].size() * KVPool::kPageTokens, " positions, ", end, " are needed");
+    first_page_.push_back(pages_.size());
+    for (int id : tables[s]) pages_.push_back(pool_->page(id));
+    for (int i = 0; i < counts[s]; i++) rows_.push_back({static_cast<int>(s), starts[s] + i});
+    if (counts[s]) max_position_ = std::max(max_position_, static_cast<int>(end) - 1);
+  }
+}
+
+uint8_t* KVBatch::page_of(const Row& r) const {
+  return pages_[first_page_[static_cast<size_t>(r.sequence)] + static_cast<size_t>(r.position / KVPool::kPageTokens)];
+}
+
+}  // namespace fanlight

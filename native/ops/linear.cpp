@@ -1,0 +1,289 @@
+// Packing weights into tiles of 16 rows, and the product with them.
+//
+// A tile interleaves 16 output rows so that one dot instruction advances all of them (kernels/tiles.h has the layouts). A unit is
+// what a thread takes at once: 32 outputs, so two tiles, or four of a gated matrix (gate, up, gate, up).
+#include "ops/linear.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/check.h"
+#include "core/pool.h"
+
+namespace fanlight {
+namespace {
+
+constexpr int kUnit = 2 * kTile;
+
+using PackFn = void (*)(const uint8_t* const* rows, size_t k_stride, int n_in, uint8_t* tile);
+
+// Float types: [n_in][16]. k_stride is the distance of two k of one row.
+template <class T>
+void pack_float(const uint8_t* const* rows, size_t k_stride, int n_in, uint8_t* tile) {
+  for (int k = 0; k < n_in; k++)
+    for (int r = 0; r < kTile; r++, tile += sizeof(T)) {
+      if (rows[r]) std::memcpy(tile, rows[r] + static_cast<size_t>(k) * k_stride, sizeof(T));
+      else std::memset(tile, 0, sizeof(T));
+    }
+}
+
+void put16(uint8_t* to, uint16_t x) { std::memcpy(to, &x, 2); }
+
+// Q4_1 block: f16 scale, f16 minimum, 16 bytes; byte j holds k = j (low) and 16 + j (high).
+void pack_q4_1(const uint8_t* const* rows, size_t, int n_in, uint8_t* tile) {
+  for (int g = 0; g < n_in / kGroup; g++, tile += 320)
+    for (int r = 0; r < kTile; r++) {
+      static const uint8_t none[20] = {};
+      const uint8_t* block = rows[r] ? rows[r] + g * 20 : none;
+      std::memcpy(tile + r * 2, block, 2);
+      std::memcpy(tile + 32 + r * 2, block + 2, 2);
+      for (int i = 0; i < 4; i++) std::memcpy(tile + 64 + i * 64 + r * 4, block + 4 + i * 4, 4);
+    }
+}
+
+// -8 * x for the bits of a half: exact but where it overflows, and a scale of 8192 has no use.
+uint16_t minus_eight_times(uint16_t half) {
+  const uint16_t sign = static_cast<uint16_t>(~half & 0x8000u), mag = half & 0x7fffu;
+  if (mag >= 0x7c00u) return static_cast<uint16_t>(sign | mag);
+  if (mag >= 0x0400u) return static_cast<uint16_t>(sign | (mag + 0x0c00u >= 0x7c00u ? 0x7c00u : mag + 0x0c00u));
+  int shift = 0;  // subnormal: shift left until normal, then raise the exponent
+  uint16_t m = mag;
+  while (shift < 3 && !(m & 0x0400u)) m = static_cast<uint16_t>(m << 1), shift++;
+  return static_cast<uint16_t>(sign | (m & 0x0400u ? m + static_cast<uint16_t>((3 - shift) << 10) : m));
+}
+
+// Q4_0 block: f16 scale, 16 bytes; weight = scale * (nibble - 8). Kept as Q4_1 with the minimum -8 * scale: the same numbers.
+void pack_q4_0(const uint8_t* const* rows, size_t, int n_in, uint8_t* tile) {
+  for (int g = 0; g < n_in / kGroup; g++, tile += 320)
+    for (int r = 0; r < kTile; r++) {
+      static const uint8_t none[18] = {};
+      const uint8_t* block = rows[r] ? rows[r] + g * 18 : none;
+      uint16_t scale;
+      std::memcpy(&scale, block, 2);
+      put16(tile + r * 2, scale);
+      put16(tile + 32 + r * 2, minus_eight_times(scale));
+      for (int i = 0; i < 4; i++) std::memcpy(tile + 64 + i * 64 + r * 4, block + 2 + i * 4, 4);
+    }
+}
+
+// Q8_0 block: f16 scale, 32 signed bytes.
+void pack_q8_0(const uint8_t* const* rows, size_t, int n_in, uint8_t* tile) {
+  const int n_groups = n_in / kGroup;
+  uint8_t* scales = tile;
+  tile += n_groups * 32;
+  for (int g = 0; g < n_groups; g++, tile += 512)
+    for (int r = 0; r < kTile; r++) {
+      static const uint8_t none[34] = {};
+      const uint8_t* block = rows[r] ? rows[r] + g * 34 : none;
+      std::memcpy(scales + g * 32 + r * 2, block, 2);
+      for (int i = 0; i < 8; i++) {
+        uint32_t four;
+        std::memcpy(&four, block + 2 + i * 4, 4);
+        four ^= 0x80808080u;
+        std::memcpy(tile + i * 64 + r * 4, &four, 4);
+      }
+    }
+}
+
+float half_value(uint16_t h) {
+  alignas(64) uint16_t in[16] = {h};
+  alignas(64) float out[16];
+  kernels().half_to_float(in, out, 16);
+  return out[0];
+}
+uint16_t read16(const uint8_t* p) {
+  uint16_t x;
+  std::memcpy(&x, p, 2);
+  return x;
+}
+
+// One row of a tile as floats.
+void row_f32(const uint8_t* tile, int r, int n_in, float* y) {
+  for (int k = 0; k < n_in; k++) std::memcpy(y + k, tile + (static_cast<size_t>(k) * kTile + r) * 4, 4);
+}
+void row_f16(const uint8_t* tile, int r, int n_in, float* y) {
+  for (int k = 0; k < n_in; k++) y[k] = half_value(read16(tile + (static_cast<size_t>(k) * kTile + r) * 2));
+}
+void row_bf16(const uint8_t* tile, int r, int n_in, float* y) {
+  for (int k = 0; k < n_in; k++) {
+    const uint32_t bits = static_cast<uint32_t>(read16(tile + (static_cast<size_t>(k) * kTile + r) * 2)) << 16;
+    std::memcpy(y + k, &bits, 4);
+  }
+}
+void row_q4_1(const uint8_t* tile, int r, int n_in, float* y) {
+  for (int g = 0; g < n_in / kGroup; g++, tile += 320, y += kGroup) {
+    const float scale = half_value(read16(tile + r * 2)), minimum = half_value(read16(tile + 32 + r * 2));
+    for (int j = 0; j < 16; j++) {
+      const uint8_t b = tile[64 + j / 4 * 64 + r * 4 + j % 4];
+      y[j] = scale * static_cast<float>(b & 15) + minimum;
+      y[16 + j] = scale * static_cast<float>(b >> 4) + minimum;
+    }
+  }
+}
+void row_q8_0(const uint8_t* tile, int r, int n_in, float* y) {
+  const uint8_t* scales = tile;
+  tile += n_in / kGroup * 32;
+  for (int g = 0; g < n_in / kGroup; g++, tile += 512, y += kGroup) {
+    const float scale = half_value(read16(scales + g * 32 + r * 2));
+    for (int k = 0; k < kGroup; k++) y[k] = scale * static_cast<float>(static_cast<int8_t>(tile[k / 4 * 64 + r * 4 + k % 4] ^ 0x80));
+  }
+}
+
+Activation activation_named(const std::string& name) {
+  if (name == "none") return Activation::kNone;
+  if (name == "silu") return Activation::kSilu;
+  if (name == "gelu_tanh") return Activation::kGeluTanh;
+  fail("pack: unknown activation '", name, "'; known are none, silu, gelu_tanh");
+}
+
+}  // namespace
+
+struct Linear::Type {
+  const char* name;
+  int group;           // weights a block holds, in the file and in a tile
+  size_t file_bytes;   // of a block
+  size_t tile_bytes;   // of one block of each of the 16 rows
+  bool quantised;      // meets int8 activations
+  PackFn pack;
+  TileFn Kernels::* tile;
+  void (*row)(const uint8_t* tile, int r, int n_in, float* y);
+};
+
+const Linear::Type Linear::kTypes[] = {
+    {"F32", 1, 4, 64, false, pack_float<uint32_t>, &Kernels::tile_f32, row_f32},
+    {"F16", 1, 2, 32, false, pack_float<uint16_t>, &Kernels::tile_f16, row_f16},
+    {"BF16", 1, 2, 32, false, pack_float<uint16_t>, &Kernels::tile_bf16, row_bf16},
+    {"Q4_0", 32, 18, 320, true, pack_q4_0, &Kernels::tile_q4_1, row_q4_1},
+    {"Q4_1", 32, 20, 320, true, pack_q4_1, &Kernels::tile_q4_1, row_q4_1},
+    {"Q8_0", 32, 34, 544, true, pack_q8_0, &Kernels::tile_q8_0, row_q8_0},
+};
+
+const Linear::Type& Linear::type_named(const std::string& name) {
+  for (const Type& t : kTypes)
+    if (name == t.name) return t;
+  fail("pack: no kernel for weights of type '", name, "'; there are F32, F16, BF16, Q4_0, Q4_1, Q8_0");
+}
+
+Linear::Linear(const std::string& dtype, int n_in, const std::vector<Part>& parts, const float* bias, size_t n_bias,
+               const std::string& activation, bool gated)
+    : type_(&type_named(dtype)), n_in_(n_in), activation_(activation_named(activation)), gated_(gated) {
+  check(n_in > 0 && n_in % type_->group == 0, "pack: n_in is ", n_in, ", ", dtype, " needs a positive multiple of ", type_->group);
+  check(!parts.empty(), "pack: no parts");
+  check(!gated || (parts.size() == 2 && parts[0].n_rows == parts[1].n_rows), "pack: a gated matrix takes two parts of equal size");
+  check(!gated || activation_ != Activation::kNone, "pack: a gated matrix needs an activation");
+  const size_t row_bytes = static_cast<size_t>(n_in / type_->group) * type_->file_bytes;
+
+  // Where each output row starts in the file, and how far two of its values are apart.
+  std::vector<std::vector<const uint8_t*>> starts;
+  size_t k_stride = 0;
+  int64_t total = 0;
+  for (const Part& p : parts) {
+    check(p.n_rows > 0, "pack: a part has ", p.n_rows, " rows");
+    check(p.bytes == row_bytes * static_cast<size_t>(p.n_rows), "pack: ", p.n_rows, " rows of ", n_in, " x ", dtype, " take ",
+          row_bytes * static_cast<size_t>(p.n_rows), " bytes, the data has ", p.bytes);
+    check(!p.transposed || type_->group == 1, "pack: ", dtype, " cannot be transposed");
+    check(p.row_order.empty() || p.row_order.size() == static_cast<size_t>(p.n_rows), "pack: row_order has ", p.row_order.size(),
+          " entries for ", p.n_rows, " rows");
+    const size_t stride = p.transposed ? static_cast<size_t>(p.n_rows) * type_->file_bytes : type_->file_bytes;
+    check(starts.empty() || stride == k_stride, "pack: transposed and plain parts of different shape cannot be stacked");
+    k_stride = stride;
+    auto& list = starts.emplace_back();
+    for (int r = 0; r < p.n_rows; r++) {
+      const int stored = p.row_order.empty() ? r : p.row_order[static_cast<size_t>(r)];
+      check(stored >= 0 && stored < p.n_rows, "pack: row_order holds ", stored, ", rows are 0 to ", p.n_rows - 1);
+      list.push_back(p.data + static_cast<size_t>(stored) * (p.transposed ? type_->file_bytes : row_bytes));
+    }
+    total += p.n_rows;
+  }
+  check(total < (1 << 28), "pack: ", total, " rows are too many");
+
+  std::vector<const uint8_t*> rows;  // nullptr: padding, zero
+  if (gated) {
+    n_out_ = parts[0].n_rows;
+    for (int r = 0; r < n_out_; r += kTile)
+      for (const auto& list : starts)
+        for (int i = r; i < r + kTile; i++) rows.push_back(i < n_out_ ? list[static_cast<size_t>(i)] : nullptr);
+  } else {
+    n_out_ = static_cast<int>(total);
+    for (const auto& list : starts) rows.insert(rows.end(), list.begin(), list.end());
+  }
+  const size_t unit_rows = gated ? 2 * kUnit : kUnit;
+  rows.resize((rows.size() + unit_rows - 1) / unit_rows * unit_rows, nullptr);
+  n_tiles_ = static_cast<int>(rows.size() / kTile);
+  tile_bytes_ = static_cast<size_t>(n_in / type_->group) * type_->tile_bytes;
+  if (bias) {
+    check(!gated, "pack: a gated matrix takes no bias");
+    check(n_bias == static_cast<size_t>(n_out_), "pack: the bias has ", n_bias, " values for ", n_out_, " rows");
+    bias_.assign(rows.size(), 0.f);
+    std::copy(bias, bias + n_bias, bias_.begin());
+  }
+  weights_ = allocate_weights(n_bytes());
+  pool()->run(n_tiles_, 4, [&](int begin, int end) {
+    for (int t = begin; t < end; t++)
+      type_->pack(rows.data() + static_cast<size_t>(t) * kTile, k_stride, n_in, weights_.data + tile_bytes_ * static_cast<size_t>(t));
+  });
+}
+
+void Linear::unit(int u, const Activations& a, int n_rows, const Tensor* residual, Tensor& y) const {
+  const Kernels& k = kernels();
+  const TileFn tile = k.*(type_->tile);
+  const int n_tiles = gated_ ? 4 : 2, column = u * kUnit;
+  const uint8_t* w = weights_.data + tile_bytes_ * static_cast<size_t>(u * n_tiles);
+  alignas(64) float out[4][8 * kTile];
+  for (int first = 0; first < n_rows; first += k.max_rows) {
+    const int count = std::min(k.max_rows, n_rows - first);
+    for (int i = 0; i < n_tiles; i++) tile(w + tile_bytes_ * static_cast<size_t>(i), n_in_, a, first, count, out[i]);
+    for (int t = 0; t < count; t++) {
+      float* row = y.row(first + t) + column;
+      if (gated_) {
+        const auto gate = activation_ == Activation::kSilu ? k.silu_mul : k.gelu_mul;
+        gate(out[0] + t * kTile, out[1] + t * kTile, row, kTile);
+        gate(out[2] + t * kTile, out[3] + t * kTile, row + kTile, kTile);
+      } else {
+        std::memcpy(row, out[0] + t * kTile, kTile * sizeof(float));
+        std::memcpy(row + kTile, out[1] + t * kTile, kTile * sizeof(float));
+        if (!bias_.empty()) k.add(row, bias_.data() + column, row, kUnit);
+        if (activation_ == Activation::kSilu) k.silu(row, kUnit);
+        if (activation_ == Activation::kGeluTanh) k.gelu_tanh(row, kUnit);
+      }
+      if (residual) k.add(residual->row(first + t) + column, row, row, kUnit);
+    }
+  }
+}
+
+Tensor Linear::apply(const Tensor& x, const Tensor* residual) const {
+  check(x.n_columns() == n_in_, "linear: x has ", x.n_columns(), " columns, the matrix takes ", n_in_);
+  if (residual)
+    check(residual->n_rows() == x.n_rows() && residual->n_columns() == n_out_, "linear: the residual is ", residual->n_rows(), " x ",
+          residual->n_columns(), ", the result ", x.n_rows(), " x ", n_out_);
+  Tensor y(x.n_rows(), n_out_);
+  if (x.n_rows() == 0) return y;
+  const Activations a = type_->quantised ? x.int8s() : x.floats();
+  const std::shared_ptr<Pool> threads = pool();
+  const int tiles_per_unit = gated_ ? 4 : 2, n_units = n_tiles_ / tiles_per_unit;
+  // Steps of about 48 KB of weights for one row, fewer when many rows make a unit longer.
+  const size_t unit_bytes = tile_bytes_ * static_cast<size_t>(tiles_per_unit) * static_cast<size_t>(std::max(1, x.n_rows() / 8));
+  const int by_size = static_cast<int>(size_t{48} * 1024 / unit_bytes), by_share = n_units / (threads->size() * 2);
+  threads->run(n_units, std::max(1, std::min(by_size, by_share)), [&](int begin, int end) {
+    for (int u = begin; u < end; u++) unit(u, a, x.n_rows(), residual, y);
+  });
+  return y;
+}
+
+void Linear::embed_row(int id, float* y) const {
+  check(id >= 0 && id < n_out_, "embed: id ", id, " is outside 0 to ", n_out_ - 1);
+  type_->row(weights_.data + tile_bytes_ * static_cast<size_t>(id / kTile), id % kTile, n_in_, y);
+}
+
+Tensor Linear::embed(const std::vector<int>& ids) const {
+  check(!gated_, "embed: a gated matrix is no table");
+  Tensor y(static_cast<int>(ids.size()), n_in_);
+  for (size_t i = 0; i < ids.size(); i++) {
+    float* row = y.row(static_cast<int>(i));
+    embed_row(ids[i], row);
+    std::fill(row + n_in_, row + y.stride(), 0.f);
+  }
+  return y;
+}
+
+}  // namespace fanlight

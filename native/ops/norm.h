@@ -1,0 +1,14 @@
+// Row-wise ops on tensors: norms, sums, selection of rows.
+#pragma once
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace fanlight {
+
+Tensor rms_norm(const Tensor& x, const Tensor& weight, float eps);
+Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps);
+Tensor add(const Tensor& a, const Tensor& b);
+Tensor take_rows(const Tensor& x, const std::vector<int>& rows);
+
+}  // namespace fanlight

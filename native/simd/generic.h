@@ -1,0 +1,141 @@
+// Sixteen lanes as plain arrays: any processor, and the version to read first.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#define FANLIGHT_ISA generic
+namespace fanlight::generic {
+
+constexpr const char* kName = "generic";
+constexpr int kMaxRows = 2;
+constexpr int kMaxAttnRows = 2;
+
+struct F32 { float v[16]; };
+struct I32 { int32_t v[16]; };
+struct Bytes { uint8_t v[64]; };
+#define FL_FN static inline
+#define FL_EACH for (int i = 0; i < 16; i++)
+
+FL_FN F32 load(const float* p) { F32 r; std::memcpy(r.v, p, 64); return r; }
+FL_FN void store(float* p, const F32& x) { std::memcpy(p, x.v, 64); }
+FL_FN F32 splat(float x) { F32 r; FL_EACH r.v[i] = x; return r; }
+FL_FN F32 zero() { return splat(0.f); }
+FL_FN F32 load_part(const float* p, int n, float fill) { F32 r; FL_EACH r.v[i] = i < n ? p[i] : fill; return r; }
+FL_FN void store_part(float* p, const F32& x, int n) { for (int i = 0; i < n; i++) p[i] = x.v[i]; }
+
+FL_FN F32 add(F32 a, const F32& b) { FL_EACH a.v[i] += b.v[i]; return a; }
+FL_FN F32 sub(F32 a, const F32& b) { FL_EACH a.v[i] -= b.v[i]; return a; }
+FL_FN F32 mul(F32 a, const F32& b) { FL_EACH a.v[i] *= b.v[i]; return a; }
+FL_FN F32 div(F32 a, const F32& b) { FL_EACH a.v[i] /= b.v[i]; return a; }
+FL_FN F32 max(F32 a, const F32& b) { FL_EACH a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
+FL_FN F32 min(F32 a, const F32& b) { FL_EACH a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return a; }
+FL_FN F32 abs(F32 a) { FL_EACH a.v[i] = std::fabs(a.v[i]); return a; }
+FL_FN F32 fmadd(const F32& a, const F32& b, F32 c) { FL_EACH c.v[i] += a.v[i] * b.v[i]; return c; }
+FL_FN F32 fnmadd(const F32& a, const F32& b, F32 c) { FL_EACH c.v[i] -= a.v[i] * b.v[i]; return c; }
+FL_FN F32 round_even(F32 a) {  // adding 1.5 * 2^23 rounds to a whole number; |a| < 2^22 here
+  FL_EACH a.v[i] = (a.v[i] + 12582912.f) - 12582912.f;
+  return a;
+}
+FL_FN F32 times_power_of_two(F32 a, const F32& e) {
+  FL_EACH {
+    uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(e.v[i]) + 127) << 23;
+    float power;
+    std::memcpy(&power, &bits, 4);
+    a.v[i] *= power;
+  }
+  return a;
+}
+FL_FN float sum(F32 a) {  // the same tree as avx512.h
+  for (int half = 8; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) a.v[i] += a.v[i + half];
+  return a.v[0];
+}
+FL_FN float max_of(const F32& a) {
+  float m = a.v[0];
+  FL_EACH m = a.v[i] > m ? a.v[i] : m;
+  return m;
+}
+
+FL_FN uint32_t gt_bits(const F32& a, const F32& b) { uint32_t m = 0; FL_EACH m |= uint32_t(a.v[i] > b.v[i]) << i; return m; }
+FL_FN uint32_t ge_bits(const F32& a, const F32& b) { uint32_t m = 0; FL_EACH m |= uint32_t(a.v[i] >= b.v[i]) << i; return m; }
+FL_FN uint32_t eq_bits(const F32& a, const F32& b) { uint32_t m = 0; FL_EACH m |= uint32_t(a.v[i] == b.v[i]) << i; return m; }
+FL_FN F32 replace_if_lt(F32 x, const F32& limit, const F32& by) {  // x < limit ? by : x; NaN stays
+  FL_EACH x.v[i] = x.v[i] < limit.v[i] ? by.v[i] : x.v[i];
+  return x;
+}
+FL_FN F32 zero_if_lt(F32 x, const F32& key, const F32& limit) {
+  FL_EACH x.v[i] = key.v[i] < limit.v[i] ? 0.f : x.v[i];
+  return x;
+}
+
+FL_FN F32 load_f16(const uint16_t* p) {  // shift into float32's fields, then scale by 2^112: exact, subnormals included
+  F32 r;
+  FL_EACH {
+    uint32_t sign = static_cast<uint32_t>(p[i] & 0x8000u) << 16, rest = static_cast<uint32_t>(p[i] & 0x7fffu) << 13;
+    float x;
+    std::memcpy(&x, &rest, 4);
+    x *= 0x1p112f;
+    std::memcpy(&rest, &x, 4);
+    if ((p[i] & 0x7c00u) == 0x7c00u) rest = 0x7f800000u | static_cast<uint32_t>(p[i] & 0x3ffu) << 13;  // inf, NaN
+    rest |= sign;
+    std::memcpy(&r.v[i], &rest, 4);
+  }
+  return r;
+}
+FL_FN uint16_t half_bits(float x) {  // nearest, ties to even
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  uint32_t sign = (u >> 16) & 0x8000u, mag = u & 0x7fffffffu;
+  if (mag >= 0x7f800000u) return static_cast<uint16_t>(sign | 0x7c00u | (mag > 0x7f800000u ? 0x200u : 0u));
+  if (mag >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // rounds to 65536 or more
+  if (mag < 0x38800000u) {                                               // below 2^-14: subnormal half
+    float f;
+    std::memcpy(&f, &mag, 4);
+    f += 0.5f;  // 2^-24 is then the last place of the sum, so the addition rounds as wanted
+    std::memcpy(&mag, &f, 4);
+    return static_cast<uint16_t>(sign | (mag - 0x3f000000u));
+  }
+  mag += 0xfffu + ((mag >> 13) & 1u);
+  return static_cast<uint16_t>(sign | ((mag - 0x38000000u) >> 13));
+}
+FL_FN void store_f16(uint16_t* p, const F32& x) { FL_EACH p[i] = half_bits(x.v[i]); }
+FL_FN F32 load_bf16(const uint16_t* p) {
+  F32 r;
+  FL_EACH {
+    uint32_t u = static_cast<uint32_t>(p[i]) << 16;
+    std::memcpy(&r.v[i], &u, 4);
+  }
+  return r;
+}
+
+FL_FN I32 splat_i(int32_t x) { I32 r; FL_EACH r.v[i] = x; return r; }
+FL_FN I32 iota() { I32 r; FL_EACH r.v[i] = i; return r; }
+FL_FN int32_t wrap(uint32_t x) { return static_cast<int32_t>(x); }
+FL_FN uint32_t bits(int32_t x) { return static_cast<uint32_t>(x); }
+FL_FN I32 add_i(I32 a, const I32& b) { FL_EACH a.v[i] = wrap(bits(a.v[i]) + bits(b.v[i])); return a; }
+FL_FN I32 xor_i(I32 a, const I32& b) { FL_EACH a.v[i] ^= b.v[i]; return a; }
+FL_FN I32 mul_i(I32 a, const I32& b) { FL_EACH a.v[i] = wrap(bits(a.v[i]) * bits(b.v[i])); return a; }
+template <int N>
+FL_FN I32 shift_right(I32 a) { FL_EACH a.v[i] = wrap(bits(a.v[i]) >> N); return a; }
+FL_FN F32 to_float(const I32& a) { F32 r; FL_EACH r.v[i] = static_cast<float>(a.v[i]); return r; }
+FL_FN I32 to_int(const F32& a) { F32 n = round_even(a); I32 r; FL_EACH r.v[i] = static_cast<int32_t>(n.v[i]); return r; }
+FL_FN int32_t sum_i(const I32& a) { int32_t s = 0; FL_EACH s += a.v[i]; return s; }
+FL_FN void store_i8(int8_t* p, const I32& a) { FL_EACH p[i] = static_cast<int8_t>(a.v[i]); }
+
+FL_FN Bytes load_bytes(const uint8_t* p) { Bytes r; std::memcpy(r.v, p, 64); return r; }
+FL_FN Bytes low_nibbles(Bytes b) { for (int i = 0; i < 64; i++) b.v[i] &= 15; return b; }
+FL_FN Bytes high_nibbles(Bytes b) { for (int i = 0; i < 64; i++) b.v[i] >>= 4; return b; }
+FL_FN I32 dot_u4(I32 acc, const Bytes& w, const int8_t* a) {
+  FL_EACH for (int k = 0; k < 4; k++) acc.v[i] += w.v[4 * i + k] * a[k];
+  return acc;
+}
+FL_FN I32 dot_s8(I32 acc, const Bytes& w, const int8_t* a) {
+  FL_EACH for (int k = 0; k < 4; k++) acc.v[i] += (w.v[4 * i + k] - 128) * a[k];
+  return acc;
+}
+FL_FN I32 dot_s8_start(int32_t) { return splat_i(0); }
+
+FL_FN void prefetch(const void*) {}
+
+}  // namespace fanlight::generic

@@ -1,0 +1,412 @@
+"""The Python API: a Model that generates, and what it hands back. In: text or ids. Out: text with the account of every step.
+
+model = fanlight.load()
+out = model.generate("The future of artificial intelligence is", max_new_tokens=20)
+out.text; out.stop; out.steps[3].candidates
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fanlight.cache.paged import PagedCache
+from fanlight.decoding.config import GenerationConfig
+from fanlight.decoding.step import Decision, StepSettings, decide
+from fanlight.engine.loop import Engine
+from fanlight.errors import ContextOverflow, FanlightError, OptionError
+from fanlight.kernels import load_ops, slow_notice
+from fanlight.kernels.ops import Tensor
+from fanlight.loading import Loaded, load_parts
+from fanlight.text.stream import Detokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fanlight.engine.request import StepEvent
+    from fanlight.models.base import Decoder
+    from fanlight.text.tokenizer import AnyTokenizer
+    from fanlight.trace.records import StepRecord
+    from fanlight.trace.stop import Stop
+
+Prompt = str | Sequence[int]
+PREFILL_CHUNK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCandidate:
+    """One token that could have come next, and how likely it was before (raw) and after (final) the processors."""
+
+    id: int
+    text: str
+    raw_logit: float
+    raw_prob: float
+    final_prob: float
+    """0 if a processor removed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One chosen token."""
+
+    index: int
+    """0 for the first new token."""
+    id: int
+    text: str
+    """What this step added to the text: maybe nothing yet (a part of a character), maybe more than this token."""
+    stop: Stop | None
+    """Why the text ended here, on the last step."""
+    decision: Decision
+    _tokenizer: AnyTokenizer = field(repr=False, compare=False)
+
+    @property
+    def record(self) -> StepRecord:
+        """What the step saw. FanlightError if the request asked for no record (candidates=0)."""
+        if self.decision.record is None:
+            raise FanlightError("this step was not recorded: generate with candidates above 0")
+        return self.decision.record
+
+    @property
+    def token(self) -> str:
+        """The chosen token for display."""
+        return self._tokenizer.token_text(self.id)
+
+    @property
+    def candidates(self) -> tuple[TokenCandidate, ...]:
+        """The most probable tokens of the raw logits, descending; the chosen one last if it was not among them."""
+        text = self._tokenizer.token_text
+        return tuple(
+            TokenCandidate(c.id, text(c.id), c.raw_logit, c.raw_prob, c.final_prob) for c in self.record.candidates
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """A finished text."""
+
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+    """New ids, the end-of-sequence token included if there was one."""
+    text: str
+    """The new text: without the prompt, the end-of-sequence token, and the stop string with all that follows it."""
+    stop: Stop
+    steps: tuple[Step, ...]
+    config: GenerationConfig
+    seed: int
+    """What the noise was drawn with: the request's own seed, or the one made for it."""
+    notes: tuple[str, ...]
+    """Settings that had no effect, and other things worth knowing, a sentence each."""
+    prefill_seconds: float
+    """From the call to the first token."""
+    decode_seconds: float
+    """From the first token to the last."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What a model is made of. `str()` of it is a table."""
+
+    name: str
+    path: str
+    format: str
+    model_type: str
+    n_layer: int
+    n_head: int
+    n_kv_head: int
+    n_embd: int
+    head_dim: int
+    n_ffn: int
+    n_vocab: int
+    n_ctx: int
+    n_parameters: int
+    tied_head: bool
+    stored_bytes: Mapping[str, int]
+    """By type."""
+    packed_bytes: int
+    cache_bytes_per_token: int
+    bos: str | None
+    eos: tuple[str, ...]
+    has_chat_template: bool
+    kernels: str
+    threads: int
+    conversions: tuple[str, ...]
+    unread: tuple[str, ...]
+
+    def __str__(self) -> str:
+        stored = ", ".join(
+            f"{dtype} {size / 1e6:.1f} MB"
+            for dtype, size in sorted(self.stored_bytes.items(), key=lambda item: -item[1])
+        )
+        rows = {
+            "model": f"{self.name} ({self.model_type}, {self.n_parameters / 1e6:.1f} M parameters)",
+            "file": f"{self.path} ({self.format})",
+            "stored as": stored,
+            "in memory": f"{self.packed_bytes / 1e6:.1f} MB of weights, {self.cache_bytes_per_token / 1e3:.1f} kB of cache a token",
+            "blocks": f"n_layer {self.n_layer}, n_embd {self.n_embd}, n_ffn {self.n_ffn}",
+            "attention": f"n_head {self.n_head}, n_kv_head {self.n_kv_head}, head_dim {self.head_dim}, n_ctx {self.n_ctx}",
+            "head": f"n_vocab {self.n_vocab}" + (", tied to the embedding" if self.tied_head else ""),
+            "tokens": f"bos {self.bos or 'none'}, eos {' '.join(self.eos) or 'none'}",
+            "chat template": "yes" if self.has_chat_template else "no",
+            "kernels": f"{self.kernels}, {self.threads} thread{'s' if self.threads != 1 else ''}",
+        }
+        if self.conversions:
+            rows["converted"] = "; ".join(self.conversions)
+        if self.unread:
+            rows["not read"] = ", ".join(self.unread)
+        return "\n".join(f"{name:<14} {value}" for name, value in rows.items())
+
+
+class Model:
+    """A decoder with its tokenizer. Immutable, so that threads may share it; every call runs in an engine of its own."""
+
+    def __init__(self, parts: Loaded, *, prefill_chunk: int = PREFILL_CHUNK) -> None:
+        """Usually made by `load`."""
+        self._parts = parts
+        self._prefill_chunk = prefill_chunk
+
+    @property
+    def name(self) -> str:
+        """The file's or folder's name."""
+        return self._parts.name
+
+    @property
+    def decoder(self) -> Decoder:
+        """Ids to logits."""
+        return self._parts.decoder
+
+    @property
+    def tokenizer(self) -> AnyTokenizer:
+        """Text to ids and back."""
+        return self._parts.tokenizer
+
+    # -- generating ---------------------------------------------------------------------------------------------------
+
+    def generate(self, prompt: Prompt, config: GenerationConfig | None = None, **options: Any) -> Generation:
+        """Continue a text (or ids). Options are those of GenerationConfig; given with a config, they change it.
+
+        Errors: OptionError, ContextOverflow (the prompt is longer than the window), NumericError.
+        """
+        return self._finish(self._run(self.prompt_ids(prompt), self._config(config, options)))
+
+    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **options: Any) -> Iterator[Step]:
+        """The steps of `generate`, each as soon as it is chosen. Closing the iterator ends the request."""
+        run = self._run(self.prompt_ids(prompt), self._config(config, options))
+        return iter(run)
+
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], config: GenerationConfig | None = None, **options: Any
+    ) -> Generation:
+        """The assistant's answer to messages like {"role": "user", "content": "..."}.
+
+        Errors: as `generate`; TokenizerError if the messages are malformed or the model has no chat template.
+        """
+        return self._finish(self._run(self.chat_ids(messages), self._config(config, options)))
+
+    def stream_chat(
+        self, messages: Sequence[Mapping[str, Any]], config: GenerationConfig | None = None, **options: Any
+    ) -> Iterator[Step]:
+        """The steps of `chat`, each as soon as it is chosen."""
+        return iter(self._run(self.chat_ids(messages), self._config(config, options)))
+
+    def next_token(self, prompt: Prompt, configs: Sequence[GenerationConfig]) -> list[Step]:
+        """What would come next under each of several settings: one forward pass, one decision for each."""
+        ids = self.prompt_ids(prompt)
+        logits = self._forward(ids, [len(ids) - 1])
+        ops, steps = self.decoder.ops, []
+        for config in configs:
+            seed = _seed(config)
+            settings = StepSettings.of(
+                config, seed=seed, eos_ids=config.eos_token_id or self.tokenizer.eos_ids, ops=ops
+            )
+            decision = decide(ids, ops.row(logits, 0), settings)
+            steps.append(
+                Step(
+                    0, decision.choice.id, self.tokenizer.token_text(decision.choice.id), None, decision, self.tokenizer
+                )
+            )
+        return steps
+
+    def logits(self, prompt: Prompt) -> NDArray[np.float32]:
+        """Raw logits after every token of the prompt: (n_tokens, n_vocab)."""
+        ids = self.prompt_ids(prompt)
+        return self._forward(ids, range(len(ids))).numpy()
+
+    def engine(self, *, max_batch: int = 64) -> Engine:
+        """A loop for many requests at once over this model."""
+        tokenizer = self.tokenizer
+        return Engine(
+            self.decoder,
+            eos_ids=tokenizer.eos_ids,
+            detokenizer_factory=lambda: Detokenizer(tokenizer.token_bytes, tokenizer.special_ids),
+            prefill_chunk=self._prefill_chunk,
+            max_batch=max_batch,
+        )
+
+    # -- prompts ------------------------------------------------------------------------------------------------------
+
+    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
+        """The ids of a text; ids are returned as they are. An empty prompt is the model's BOS token, if it has one."""
+        if isinstance(prompt, bytes):
+            raise OptionError("the prompt is bytes; decode it to text first")
+        ids = tuple(self.tokenizer.encode(prompt)) if isinstance(prompt, str) else tuple(prompt)
+        if ids:
+            return ids
+        if self.tokenizer.bos_id is None:
+            raise OptionError(
+                "the prompt is empty, and this model has no beginning-of-sequence token to start from; give it some text"
+            )
+        return (self.tokenizer.bos_id,)
+
+    def chat_ids(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+        """The ids of a chat in this model's template, up to where the assistant's answer begins."""
+        from fanlight.text.chat import ChatTemplate, encode_chat
+
+        source = self.tokenizer.chat_template
+        if source is None:
+            raise OptionError(f"{self.name} has no chat template; use generate with a prompt of your own making")
+        text = self.tokenizer.token_text
+        bos, eos = self.tokenizer.bos_id, self.tokenizer.eos_ids
+        template = ChatTemplate(
+            source, bos_token=None if bos is None else text(bos), eos_token=text(eos[0]) if eos else None
+        )
+        return tuple(encode_chat(self.tokenizer, template, messages))
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    def describe(self) -> Description:
+        """Sizes, types, memory and special tokens."""
+        c, report, pool = self.decoder.config, self._parts.report, self.decoder.new_pool()
+        label = self.tokenizer.token_label
+        return Description(
+            name=self.name,
+            path=report.path,
+            format=report.format,
+            model_type=c.model_type,
+            n_layer=c.n_layer,
+            n_head=c.n_head,
+            n_kv_head=c.n_kv_head,
+            n_embd=c.n_embd,
+            head_dim=c.head_dim,
+            n_ffn=c.n_ffn,
+            n_vocab=c.n_vocab,
+            n_ctx=c.n_ctx,
+            n_parameters=report.n_parameters,
+            tied_head=c.tied_head,
+            stored_bytes=dict(report.dtypes),
+            packed_bytes=report.packed_bytes,
+            cache_bytes_per_token=pool.page_bytes // pool.page_tokens,
+            bos=None if self.tokenizer.bos_id is None else label(self.tokenizer.bos_id),
+            eos=tuple(label(token) for token in self.tokenizer.eos_ids),
+            has_chat_template=self.tokenizer.chat_template is not None,
+            kernels=self.decoder.ops.name,
+            threads=self.decoder.ops.get_threads(),
+            conversions=tuple(report.conversions),
+            unread=tuple(report.unread),
+        )
+
+    def __repr__(self) -> str:
+        c = self.decoder.config
+        return f"Model({self.name!r}, {c.model_type}, n_layer={c.n_layer}, n_embd={c.n_embd}, n_vocab={c.n_vocab})"
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _config(self, config: GenerationConfig | None, options: Mapping[str, Any]) -> GenerationConfig:
+        if config is None:
+            return GenerationConfig.from_options(options)
+        return config.replace(**options) if options else config
+
+    def _run(self, ids: tuple[int, ...], config: GenerationConfig) -> _Run:
+        return _Run(self, ids, config)
+
+    def _finish(self, run: _Run) -> Generation:
+        steps = tuple(run)
+        return run.result(steps)
+
+    def _forward(self, ids: Sequence[int], rows: Sequence[int]) -> Tensor:
+        n_ctx = self.decoder.config.n_ctx
+        if len(ids) > n_ctx:
+            raise ContextOverflow(
+                f"the prompt has {len(ids)} tokens, the context window holds {n_ctx}; shorten the prompt"
+            )
+        cache = PagedCache(self.decoder.new_pool(), n_ctx)
+        slot = cache.open()
+        cache.reserve(slot, len(ids))
+        try:
+            return self.decoder.forward(ids, cache.batch([(slot, len(ids))], self.decoder.ops), rows)
+        finally:
+            cache.release(slot)
+
+
+class _Run:
+    """One request from submission to its Generation; iterating it takes the steps."""
+
+    def __init__(self, model: Model, ids: tuple[int, ...], config: GenerationConfig) -> None:
+        self._model, self._config = model, config
+        self._started = time.perf_counter()
+        self._first = self._last = self._started
+        engine = model.engine(max_batch=1)
+        self._request = engine.submit(ids, config)
+        self._events = engine.stream(self._request)
+        self._texts: list[str] = []
+        self._stop: Stop | None = None
+
+    def __iter__(self) -> Iterator[Step]:
+        with self._events as events:
+            for event in events:
+                self._last = time.perf_counter()
+                if event.index == 0:
+                    self._first = self._last
+                step = self._take(event)
+                if step is not None:
+                    yield step
+
+    def _take(self, event: StepEvent) -> Step | None:
+        self._texts.append(event.text)
+        self._stop = event.stop
+        if event.id is None or event.decision is None:
+            return None
+        return Step(event.index, event.id, event.text, event.stop, event.decision, self._model.tokenizer)
+
+    def result(self, steps: tuple[Step, ...]) -> Generation:
+        """After the last step."""
+        assert self._stop is not None, "a request ends with a stop"
+        notice = slow_notice(self._model.decoder.ops)
+        return Generation(
+            prompt_ids=self._request.prompt_ids,
+            ids=tuple(step.id for step in steps),
+            text="".join(self._texts),
+            stop=self._stop,
+            steps=steps,
+            config=self._config,
+            seed=self._request.seed,
+            notes=self._config.notes() + ((notice,) if notice else ()),
+            prefill_seconds=self._first - self._started,
+            decode_seconds=self._last - self._first,
+        )
+
+
+def _seed(config: GenerationConfig) -> int:
+    return config.seed if config.seed is not None else int.from_bytes(os.urandom(6), "little")
+
+
+def load(
+    name: str | os.PathLike[str] | None = None, *, threads: int | None = None, kernels: str | None = None
+) -> Model:
+    """A model from a .gguf file or a Hugging Face folder; None: FANLIGHT_MODEL, else the installed default model.
+
+    threads: how many the kernels use, in this process; None: FANLIGHT_THREADS, else all cores. kernels: "native" or
+    "reference". Errors: ModelNotFound, CheckpointError, TokenizerError, OptionError.
+    """
+    ops = load_ops(kernels)
+    if threads is not None:
+        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 256:
+            raise OptionError(f"threads must be an integer from 1 to 256: got {threads!r}")
+        ops.set_threads(threads)
+    return Model(load_parts(name, ops))

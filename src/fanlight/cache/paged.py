@@ -1,0 +1,87 @@
+"""The key-value cache: which pages of a pool belong to which sequence. In: lengths. Out: KVBatch. Knows no model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fanlight.errors import ContextOverflow, OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fanlight.kernels.ops import KVBatch, KVPool, Ops
+
+
+class CacheSlot:
+    """One sequence's part of the cache: its pages in order, and how many positions are filled."""
+
+    __slots__ = ("length", "pages")
+
+    def __init__(self) -> None:
+        self.pages: list[int] = []
+        self.length = 0
+
+
+class PagedCache:
+    """Pages of one pool, lent to slots. Every page in use belongs to exactly one slot."""
+
+    def __init__(self, pool: KVPool, n_ctx: int, max_bytes: int | None = None) -> None:
+        """A slot holds up to n_ctx positions, or fewer if max_bytes does not hold that many.
+
+        Raises OptionError if max_bytes is less than one page.
+        """
+        self.pool = pool
+        self.page_tokens = pool.page_tokens
+        self.max_pages: int | None = None
+        self.n_ctx = n_ctx
+        if max_bytes is not None:
+            self.max_pages = max_bytes // pool.page_bytes
+            if self.max_pages < 1:
+                raise OptionError(f"the cache limit must hold a page, {pool.page_bytes} bytes: got {max_bytes}")
+            self.n_ctx = min(n_ctx, self.max_pages * self.page_tokens)
+
+    def open(self) -> CacheSlot:
+        """An empty slot. It holds no page until `reserve`."""
+        return CacheSlot()
+
+    def reserve(self, slot: CacheSlot, n_new: int) -> bool:
+        """Make room for n_new positions more; False, with nothing changed, if the cache is full.
+
+        Raises ContextOverflow beyond n_ctx.
+        """
+        n_total = slot.length + n_new
+        n_missing = -(-n_total // self.page_tokens) - len(slot.pages)
+        if n_missing <= 0:
+            return True
+        if n_total > self.n_ctx:
+            raise ContextOverflow(f"{n_total} tokens do not fit the context window of {self.n_ctx}")
+        if self.max_pages is not None and self.pool.n_pages + n_missing > self.max_pages:
+            return False
+        for _ in range(n_missing):
+            slot.pages.append(self.pool.allocate())  # one by one: if the next fails, the slot owns those before
+        return True
+
+    def batch(self, parts: Sequence[tuple[CacheSlot, int]], ops: Ops) -> KVBatch:
+        """The rows of one forward pass: n_new reserved positions of each slot, which count as filled from now on."""
+        tables, starts, counts = [], [], []
+        for slot, n_new in parts:
+            assert slot.length + n_new <= len(slot.pages) * self.page_tokens, "batch() before reserve()"
+            tables.append(slot.pages)
+            starts.append(slot.length)
+            counts.append(n_new)
+        batch = ops.kv_batch(self.pool, tables, starts, counts)
+        for slot, n_new in parts:
+            slot.length += n_new
+        return batch
+
+    def truncate(self, slot: CacheSlot, length: int) -> None:
+        """Forget the positions from `length` on, and give back the pages that held nothing else."""
+        assert 0 <= length <= slot.length, "truncate() cannot lengthen a slot"
+        slot.length = length
+        n_pages = -(-length // self.page_tokens)
+        while len(slot.pages) > n_pages:
+            self.pool.release(slot.pages.pop())
+
+    def release(self, slot: CacheSlot) -> None:
+        """Give all pages back. The slot is empty afterwards and may be used again."""
+        self.truncate(slot, 0)

@@ -1,0 +1,93 @@
+"""A path -> the bytes of a file, mapped read-only, and words for what is wrong with it. Knows no format inside out."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+
+from fanlight.errors import CheckpointError
+
+DAMAGED = "the file is damaged or its download is incomplete; download it again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MappedFile:
+    """A file in memory, page by page as it is read. Another program must not shorten it meanwhile."""
+
+    path: str
+    size: int  # bytes
+    data: mmap.mmap  # read-only
+
+    def drop_pages(self) -> None:
+        """Tell the operating system that the pages read so far may go; without such a call there, do nothing."""
+        advice = getattr(mmap, "MADV_DONTNEED", None)
+        if advice is not None:
+            with suppress(OSError):  # a hint: locked pages may refuse it
+                self.data.madvise(advice)
+
+
+def map_file(path: str | os.PathLike[str], wanted: str) -> MappedFile:
+    """Map a regular file that is not empty. `wanted` says in errors what was expected there, as in "a GGUF file"."""
+    name = os.fspath(path)
+    try:
+        mode = os.stat(name).st_mode
+        if stat.S_ISDIR(mode):
+            raise CheckpointError(f"{name}: expected {wanted}, found a folder; pass the path of the file in it")
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
+            raise CheckpointError(
+                f"{name}: expected {wanted}, found a device or a pipe; pass the path of a file on disk"
+            )
+        with open(name, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size == 0:
+                raise CheckpointError(f"{name}: expected {wanted}, found an empty file; download it again")
+            return MappedFile(path=name, size=size, data=mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except FileNotFoundError:
+        raise CheckpointError(f"{name}: expected {wanted}, found nothing at this path; check its spelling") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            f"{shown(name)}: expected {wanted}, cannot open it ({reason}); check path and rights"
+        ) from None
+
+
+def shown(name: str, limit: int = 80) -> str:
+    """A name from a file, quoted, on one line and of bounded length, to stand in a message."""
+    quoted = repr(name if len(name) <= limit else name[:limit] + "...")
+    return quoted if len(quoted) <= 2 * limit else quoted[: 2 * limit] + "..."
+
+
+_LOOKS: tuple[tuple[bytes, str], ...] = (
+    (b"GGUF", "a GGUF file; open it as one, under a name that ends in .gguf"),
+    (b"PK\x03\x04", "a ZIP archive, as PyTorch saves; convert it to safetensors with transformers' save_pretrained"),
+    (
+        b"\x80\x02\x8a\x0a",
+        "a Python pickle, as PyTorch saves; convert it to safetensors with transformers' save_pretrained",
+    ),
+    (b"version https://git-lfs", "a Git LFS pointer in place of the file; run 'git lfs pull' in its repository"),
+    (b"lmgg", "a GGML file from before GGUF; convert the original model again with a current llama.cpp"),
+    (b"tjgg", "a GGML file from before GGUF; convert the original model again with a current llama.cpp"),
+    (b"fmgg", "a GGML file from before GGUF; convert the original model again with a current llama.cpp"),
+    (b"\x89HDF", "an HDF5 file, as Keras saves; convert it to safetensors with transformers' save_pretrained"),
+    (b"\x1f\x8b", "a gzip archive; unpack it first"),
+    (b"\0" * 8, "zeros; " + DAMAGED),
+)
+
+
+def looks_like(data: bytes) -> str:
+    """What a file of another kind seems to be, from its first bytes, and what to do about it."""
+    head = data[:256]
+    if head[4:9] == b"\0\0\0\0{":  # a header length below 4 GB, and JSON
+        return "a safetensors file; open it as one, under a name that ends in .safetensors"
+    for magic, kind in _LOOKS:
+        if head.startswith(magic):
+            return kind
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page, perhaps of a failed login; download the file itself"
+    if text.startswith((b"{", b"[")):
+        return "a JSON text; pass the file that holds the weights"
+    return f"bytes {head[:8]!r} that belong to no format known here; check that this is the right file"

@@ -1,0 +1,1 @@
+"""Logits -> the next token. Takes arrays, ids and ops; knows no model and no text encoding."""

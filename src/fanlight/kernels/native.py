@@ -1,0 +1,94 @@
+"""The C++ ops, under the names of `ops.Ops`. Sets up their threads from FANLIGHT_THREADS; knows nothing else."""
+
+from __future__ import annotations
+
+import atexit
+import os
+
+from fanlight.errors import OptionError
+from fanlight.kernels import _native
+from fanlight.kernels._native import (
+    add,
+    argmax,
+    attention,
+    embed,
+    gather,
+    get_threads,
+    gumbel,
+    gumbel_argmax,
+    kv_batch,
+    kv_pool,
+    layer_norm,
+    linear,
+    min_p,
+    pack,
+    rank,
+    repetition_penalty,
+    rms_norm,
+    rope,
+    row,
+    set_threads,
+    store_kv,
+    take_rows,
+    temperature,
+    tensor,
+    top,
+    top_k,
+    top_p,
+)
+from fanlight.kernels.ops import RowStats
+
+__all__ = [
+    "add",
+    "argmax",
+    "attention",
+    "embed",
+    "gather",
+    "get_threads",
+    "gumbel",
+    "gumbel_argmax",
+    "kv_batch",
+    "kv_pool",
+    "layer_norm",
+    "linear",
+    "min_p",
+    "name",
+    "pack",
+    "rank",
+    "repetition_penalty",
+    "rms_norm",
+    "rope",
+    "row",
+    "set_threads",
+    "stats",
+    "store_kv",
+    "take_rows",
+    "temperature",
+    "tensor",
+    "top",
+    "top_k",
+    "top_p",
+]
+
+MAX_THREADS = 256
+
+
+def stats(row: _native.Tensor) -> RowStats:
+    """See `ops.Ops.stats`."""
+    return RowStats(*_native.stats(row))
+
+
+def _from_environment() -> None:
+    isa = os.environ.get("FANLIGHT_ISA")
+    if isa:
+        _native.use_isa(isa)
+    threads = os.environ.get("FANLIGHT_THREADS")
+    if threads:
+        if not threads.isdecimal() or not 1 <= int(threads) <= MAX_THREADS:
+            raise OptionError(f"FANLIGHT_THREADS is {threads!r}; it takes a whole number from 1 to {MAX_THREADS}")
+        set_threads(int(threads))
+
+
+_from_environment()
+atexit.register(_native.stop_threads)
+name = f"native ({_native.isa()})"

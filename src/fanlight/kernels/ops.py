@@ -1,0 +1,242 @@
+"""The interface of the kernels: what an op takes and returns. Knows arrays; knows no model, no text, no file.
+
+Two modules implement it, with the same names: `reference` (NumPy; it *defines* every op) and `native` (C++; fast).
+A model or a decoding step is handed one of them as `ops`, so that both can run side by side in one process.
+
+Shapes: T rows (tokens of this call, of all sequences), E n_embd, V n_vocab. All values are float32 unless said otherwise.
+Every row of a result depends on the same row of the input alone, summed in a fixed order: a row's bits do not change with the
+number of rows, of threads, or of sequences in the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Buffer = Any
+"""Anything with the buffer protocol: bytes, memoryview, array.array, NumPy array."""
+
+DTYPES = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0")
+"""Weight types that `pack` takes. F*: numbers, row-major. Q*: GGUF blocks of 32 weights, row after row."""
+
+ACTIVATIONS = ("none", "silu", "gelu_tanh")
+
+
+class Tensor(Protocol):
+    """A float32 matrix that an op made. Immutable once returned."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, columns)."""
+
+    def numpy(self) -> NDArray[np.float32]:
+        """A copy as a NumPy array, (rows, columns)."""
+
+
+class Linear(Protocol):
+    """A packed weight matrix with its bias and activation."""
+
+    @property
+    def n_in(self) -> int:
+        """Columns of the input."""
+
+    @property
+    def n_out(self) -> int:
+        """Columns of the result."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the packed weights take."""
+
+
+class Rope(Protocol):
+    """Rotary position angles for one head size."""
+
+
+class KVPool(Protocol):
+    """Storage for keys and values, in pages of `page_tokens` positions over all layers."""
+
+    @property
+    def page_tokens(self) -> int:
+        """Positions a page holds."""
+
+    @property
+    def page_bytes(self) -> int:
+        """Bytes a page takes."""
+
+    @property
+    def n_pages(self) -> int:
+        """Pages in use."""
+
+    def allocate(self) -> int:
+        """A new page's id. Its content is undefined."""
+
+    def release(self, page: int) -> None:
+        """Give a page back; its id may be handed out again."""
+
+    def copy(self, source: int, target: int) -> None:
+        """Make one page's content equal to another's (for copy-on-write)."""
+
+
+class KVBatch(Protocol):
+    """Which sequence and position each of the T rows of one forward pass belongs to."""
+
+    @property
+    def n_rows(self) -> int:
+        """T."""
+
+    @property
+    def positions(self) -> Sequence[int]:
+        """Of each row in its sequence, from 0."""
+
+
+class Part(NamedTuple):
+    """A slice of rows of a packed matrix, as a checkpoint stores it."""
+
+    data: Buffer
+    n_rows: int
+    row_order: Sequence[int] | None = None
+    """Packed row i is stored row row_order[i]; None keeps the order."""
+    transposed: bool = False
+    """Data is (n_in, n_rows), as GPT-2's Conv1D stores it. Float types only."""
+
+
+class RowStats(NamedTuple):
+    """One logits row, summed up."""
+
+    n_kept: int
+    """Tokens with a logit above -inf."""
+    max: float
+    logsumexp: float
+    entropy: float
+    """Of the softmax, in nats."""
+
+
+class Ops(Protocol):
+    """Every op. Errors: `KernelError` where a shape, type or index does not fit."""
+
+    name: str
+    """"reference", or "native (avx512)" and the like."""
+
+    # -- matrices ---------------------------------------------------------------------------------------------------
+
+    def tensor(self, data: Buffer, n_columns: int) -> Tensor:
+        """Float32 bytes as a tensor (rows, n_columns)."""
+
+    def pack(
+        self,
+        dtype: str,
+        n_in: int,
+        parts: Sequence[Part],
+        *,
+        bias: Buffer | None = None,
+        activation: str = "none",
+        gated: bool = False,
+    ) -> Linear:
+        """Stack `parts` (rows = outputs) into one matrix in the kernel's own layout.
+
+        `gated` takes two parts of equal size, gate and up: the result is activation(x @ gate.T) * (x @ up.T), half as wide.
+        """
+
+    def linear(self, x: Tensor, w: Linear, residual: Tensor | None = None) -> Tensor:
+        """residual + activation(x @ w.T + bias). (T, n_in) -> (T, n_out).
+
+        Quantised weights meet activations rounded to int8 in groups of 32 (scale = max|x| / 127): see `reference`.
+        """
+
+    def embed(self, w: Linear, ids: Sequence[int]) -> Tensor:
+        """Rows `ids` of the matrix as packed, dequantised: (T, n_in)."""
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        """a + b, equal shapes."""
+
+    def take_rows(self, x: Tensor, rows: Sequence[int]) -> Tensor:
+        """The rows named, in that order: (len(rows), columns)."""
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x / sqrt(mean(x^2) + eps) * weight, row by row. Source: Zhang and Sennrich 2019."""
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """(x - mean) / sqrt(var + eps) * weight + bias, row by row. Source: Ba et al. 2016."""
+
+    # -- attention --------------------------------------------------------------------------------------------------
+
+    def rope(self, inv_freq: Sequence[float]) -> Rope:
+        """Angles position * inv_freq[i] (rounded to float32), split-half layout. Source: Su et al. 2021 (RoFormer)."""
+
+    def kv_pool(self, n_layer: int, n_kv_head: int, head_dim: int, dtype: str) -> KVPool:
+        """An empty pool; dtype "F16" or "F32"."""
+
+    def kv_batch(
+        self, pool: KVPool, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]
+    ) -> KVBatch:
+        """Rows laid out sequence by sequence: sequence s brings counts[s] rows at positions starts[s], starts[s] + 1, ...
+
+        tables[s] are its pages in order; they must cover starts[s] + counts[s] positions.
+        """
+
+    def store_kv(self, qkv: Tensor, batch: KVBatch, layer: int, rope: Rope | None) -> Tensor:
+        """Write k and v into the cache, k rotated; return q rotated. (T, (H + 2 * H_kv) * D) -> (T, H * D)."""
+
+    def attention(self, q: Tensor, batch: KVBatch, layer: int, scale: float) -> Tensor:
+        """Causal attention of each row over its sequence's positions 0..own: softmax(scale * q k) v. (T, H * D) -> same."""
+
+    # -- one logits row (1, V): what decoding is made of ------------------------------------------------------------
+    # A removed token has the logit -inf. No op writes to its input.
+
+    def row(self, x: Tensor, index: int) -> Tensor:
+        """Row `index` as (1, columns), without a copy where possible."""
+
+    def argmax(self, row: Tensor) -> int:
+        """The id of the largest logit; ties: lowest id."""
+
+    def temperature(self, row: Tensor, temperature: float) -> Tensor:
+        """logit / temperature."""
+
+    def repetition_penalty(self, row: Tensor, ids: Sequence[int], penalty: float) -> Tensor:
+        """For each distinct id: logit > 0 ? logit / penalty : logit * penalty. Source: Keskar et al. 2019 (CTRL)."""
+
+    def top_k(self, row: Tensor, k: int) -> Tensor:
+        """Remove tokens below the k-th largest logit; tokens equal to it stay. Source: Fan et al. 2018."""
+
+    def top_p(self, row: Tensor, p: float) -> Tensor:
+        """Keep the fewest tokens, most probable first (ties: lowest id), whose probabilities sum to >= p; at least one.
+
+        Source: Holtzman et al. 2019 (nucleus sampling).
+        """
+
+    def min_p(self, row: Tensor, p: float) -> Tensor:
+        """Remove tokens with a probability below p times the largest. Source: Nguyen et al. 2024."""
+
+    def stats(self, row: Tensor) -> RowStats:
+        """Count, maximum, logsumexp and entropy of the row."""
+
+    def top(self, row: Tensor, n: int) -> tuple[list[int], list[float]]:
+        """Ids and logits of the n largest, descending; ties: lowest id first. Removed tokens are left out."""
+
+    def gather(self, row: Tensor, ids: Sequence[int]) -> list[float]:
+        """The logits of `ids`."""
+
+    def rank(self, row: Tensor, token: int) -> int:
+        """How many tokens come before this one in the order of `top`: 0 for the arg max."""
+
+    def gumbel(self, seed: int, position: int, ids: Sequence[int]) -> list[float]:
+        """Standard Gumbel noise of these tokens: a function of (seed, position, token), see `reference`."""
+
+    def gumbel_argmax(self, row: Tensor, seed: int, position: int) -> tuple[int, float]:
+        """arg max of logit + noise over the tokens left, and that sum: an exact draw from softmax(row).
+
+        Source: Gumbel 1954; Maddison et al. 2014.
+        """
+
+    # -- threads ----------------------------------------------------------------------------------------------------
+
+    def set_threads(self, n: int) -> None:
+        """How many threads ops use, from 1."""
+
+    def get_threads(self) -> int:
+        """How many threads ops use."""

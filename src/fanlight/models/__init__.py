@@ -1,0 +1,1 @@
+"""Architectures, one a file. In: weights and ids. Out: logits. Knows no text and no decoding."""

@@ -1,0 +1,52 @@
+"""Configuration values, checked. In: GGUF metadata or config.json. Knows no architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fanlight.errors import CheckpointError
+
+LARGEST_SIZE = 1 << 28
+
+
+class Fields:
+    """Typed access to a mapping, with errors that name the file and the key."""
+
+    def __init__(self, values: Mapping[str, Any], path: str, prefix: str = "") -> None:
+        self._values, self._path, self._prefix = values, path, prefix
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """A positive whole number."""
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LARGEST_SIZE:
+            raise CheckpointError(
+                f"{self._path}: {self._prefix}{key} is {value!r}, expected a whole number from 1 to {LARGEST_SIZE}"
+            )
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A positive number."""
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise CheckpointError(f"{self._path}: {self._prefix}{key} is {value!r}, expected a positive number")
+        return float(value)
+
+    def only(self, key: str, *known: object) -> None:
+        """Refuse a value that the architecture's file does not implement; a missing key counts as known."""
+        value = self._values.get(self._prefix + key, known[0])
+        if value not in known and value is not None:
+            wanted = " or ".join(map(repr, known))
+            raise CheckpointError(
+                f"{self._path}: {self._prefix}{key} is {value!r}; Fanlight's implementation knows {wanted}"
+            )
+
+    def _get(self, key: str, default: object) -> Any:
+        value = self._values.get(self._prefix + key)
+        if value is None:
+            if default is None:
+                raise CheckpointError(
+                    f"{self._path}: {self._prefix}{key} is missing; the file is not a model of this architecture"
+                )
+            return default
+        return value

@@ -1,0 +1,114 @@
+"""Name of a pre-tokenizer, as GGUF files state it -> how text is cut before byte-pair merges. Knows no vocabulary.
+
+A vocabulary's merges were learned on text cut by one certain rule, so the rule belongs to the model; a GGUF file only
+names it (`tokenizer.ggml.pre`). The rules are those of the models' own releases. A stage cuts every piece that the
+stage before left: at each match, and between matches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from fanlight.errors import TokenizerError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tokenizers import pre_tokenizers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreTokenizer:
+    """How one family of models cuts text.
+
+    stages: regular expressions (Oniguruma), applied in order; or one of the two names below, which `tokenizers` has
+    built in and runs faster. ignore_merges: a piece that is itself a token is taken whole. add_bos: whether a file that
+    does not say so wants the bos token first.
+    """
+
+    stages: tuple[str, ...]
+    ignore_merges: bool = False
+    add_bos: bool = False
+
+
+GPT2_WORDS = "gpt2 words"  # contractions, letters, digits, other signs, each with one space before; white-space
+EACH_DIGIT = "each digit"
+
+_LETTERS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
+_SIGNS_AND_SPACE = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SIGNS_AND_SPACE_SLASH = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CASED_1, _CASED_2 = rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+", rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
+
+_GPT2 = PreTokenizer(stages=(GPT2_WORDS,))
+_DIGITS_GPT2 = PreTokenizer(stages=(EACH_DIGIT, GPT2_WORDS))
+_DBRX = PreTokenizer(stages=(rf"{_CONTRACTIONS}|{_LETTERS}|\p{{N}}{{1,3}}|{_SIGNS_AND_SPACE}",))
+_LLAMA3 = replace(_DBRX, ignore_merges=True, add_bos=True)
+_QWEN2 = PreTokenizer(stages=(rf"{_CONTRACTIONS}|{_LETTERS}|\p{{N}}|{_SIGNS_AND_SPACE}",))
+_TEKKEN = PreTokenizer(
+    stages=(rf"{_CASED_1}|{_CASED_2}|\p{{N}}|{_SIGNS_AND_SPACE_SLASH}",), ignore_merges=True, add_bos=True
+)
+_GPT4O = PreTokenizer(
+    stages=(rf"{_CASED_1}{_CONTRACTIONS}?|{_CASED_2}{_CONTRACTIONS}?|\p{{N}}{{1,3}}|{_SIGNS_AND_SPACE_SLASH}",)
+)
+_DEFAULT = PreTokenizer(
+    stages=(
+        r"[\p{P}\$\+<=>\^~\|]+",
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+        r"\p{N}+",
+        r"[0-9][0-9][0-9]",
+    )
+)
+_FALCON = PreTokenizer(
+    stages=(
+        r"[\p{P}\$\+<=>\^~\|`]+",
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+        r"[0-9][0-9][0-9]",
+    )
+)
+
+PRE_TOKENIZERS: Mapping[str, PreTokenizer] = MappingProxyType(
+    {
+        "default": _DEFAULT,
+        **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "jais", "gigachat", "exaone4"), _GPT2),
+        **dict.fromkeys(
+            ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"), _DIGITS_GPT2
+        ),
+        **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2"), _LLAMA3),
+        **dict.fromkeys(("dbrx", "smaug-bpe", "glm4", "chatglm-bpe"), _DBRX),
+        **dict.fromkeys(("qwen2", "stablelm2", "deepseek-r1-qwen", "megrez", "hunyuan"), _QWEN2),
+        "falcon": _FALCON,
+        "tekken": _TEKKEN,
+        **dict.fromkeys(("gpt-4o", "llama4"), _GPT4O),
+    }
+)
+
+
+def find_pre_tokenizer(name: str) -> PreTokenizer:
+    """The entry of the table, or a TokenizerError that lists the names there are."""
+    found = PRE_TOKENIZERS.get(name)
+    if found is None:
+        raise TokenizerError(
+            f"tokenizer.ggml.pre: expected one of {', '.join(sorted(PRE_TOKENIZERS))}, found {name!r}; "
+            "how this model cuts text is not known here, so its ids would be wrong: use another file of the model"
+        )
+    return found
+
+
+def build_pre_tokenizer(rule: PreTokenizer) -> pre_tokenizers.PreTokenizer:
+    """The rule as an object of `tokenizers`; its pieces are in the byte-level alphabet."""
+    from tokenizers import Regex, pre_tokenizers
+
+    stages: list[Any] = []
+    for stage in rule.stages:
+        if stage == EACH_DIGIT:
+            stages.append(pre_tokenizers.Digits(individual_digits=True))
+        elif stage == GPT2_WORDS:
+            break  # ByteLevel cuts so itself
+        else:
+            stages.append(pre_tokenizers.Split(Regex(stage), "isolated"))
+    stages.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=rule.stages[-1] == GPT2_WORDS))
+    return pre_tokenizers.Sequence(stages)

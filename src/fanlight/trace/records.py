@@ -1,0 +1,131 @@
+"""What one decoding step saw: a StepRecord. In: numbers that `decoding.step` measured. Knows no model, no text, no op.
+
+A record stores logits and sums; probabilities are derived when they are asked for, so that recording costs little.
+raw: the logits as the model gave them. final: after all processors, what the token was chosen from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp, expm1
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fanlight.kernels.ops import RowStats
+    from fanlight.trace.stop import Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token that could have been chosen."""
+
+    id: int
+    raw_logit: float
+    raw_prob: float
+    final_prob: float
+    """0 if a processor removed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessorEffect:
+    """What one processor did to the row."""
+
+    label: str
+    """With its setting: "top_p(0.9)"."""
+    removes: bool
+    """It is a filter: it removes tokens and leaves the other logits alone."""
+    before: RowStats
+    after: RowStats
+    logits: tuple[float, ...]
+    """After it, of the record's candidates, in their order; -inf: removed."""
+
+    @property
+    def n_before(self) -> int:
+        """Tokens left before it."""
+        return self.before.n_kept
+
+    @property
+    def n_kept(self) -> int:
+        """Tokens left after it."""
+        return self.after.n_kept
+
+    @property
+    def removed_prob(self) -> float:
+        """Probability that a filter took away, 0..1; 0 for a processor that is no filter."""
+        if not self.removes or self.after.n_kept == self.before.n_kept:
+            return 0.0
+        return max(0.0, -expm1(self.after.logsumexp - self.before.logsumexp))
+
+    @property
+    def entropy_after(self) -> float:
+        """In nats."""
+        return self.after.entropy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """One chosen token and the choices it had."""
+
+    position: int
+    """Of the chosen token in its sequence, the prompt counted: 0 is the first id of the prompt."""
+    id: int
+    """The chosen token."""
+    candidate_ids: tuple[int, ...]
+    """The most probable tokens of the raw logits, then the chosen one if it is not among them."""
+    raw_logits: tuple[float, ...]
+    """Of the candidates."""
+    raw: RowStats
+    effects: tuple[ProcessorEffect, ...]
+    """One for each processor, in the order they ran."""
+    raw_rank: int
+    """Tokens before the chosen one in the raw logits; 0: it was the arg max."""
+    final_rank: int
+    margin: float | None
+    """Final logit of the chosen token minus the largest other one: negative if the draw passed over a more probable
+    token; None if no other token was left."""
+    eos_prob: float
+    """Raw probability of ending the text here."""
+    stop: Stop | None = None
+    """Set on the last step of a text."""
+
+    @property
+    def final(self) -> RowStats:
+        """Sums over the final logits."""
+        return self.effects[-1].after if self.effects else self.raw
+
+    @property
+    def final_logits(self) -> tuple[float, ...]:
+        """Of the candidates; -inf: removed."""
+        return self.effects[-1].logits if self.effects else self.raw_logits
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Descending raw logits; the chosen token last if it was not among the most probable."""
+        raw, final = self.raw.logsumexp, self.final.logsumexp
+        rows = zip(self.candidate_ids, self.raw_logits, self.final_logits, strict=True)
+        return tuple(Candidate(token, was, exp(was - raw), exp(now - final)) for token, was, now in rows)
+
+    @property
+    def raw_logprob(self) -> float:
+        """Of the chosen token."""
+        return self.raw_logits[self.candidate_ids.index(self.id)] - self.raw.logsumexp
+
+    @property
+    def final_logprob(self) -> float:
+        """Of the chosen token, under the distribution it was drawn from (or was the arg max of)."""
+        return self.final_logits[self.candidate_ids.index(self.id)] - self.final.logsumexp
+
+    @property
+    def raw_entropy(self) -> float:
+        """In nats."""
+        return self.raw.entropy
+
+    @property
+    def final_entropy(self) -> float:
+        """In nats."""
+        return self.final.entropy
+
+    @property
+    def n_kept(self) -> int:
+        """Tokens that no processor removed."""
+        return self.final.n_kept

@@ -1,0 +1,27 @@
+"""Why a text ended, as data. `decoding.stopping` makes these; knows no rule itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class StopReason(Enum):
+    """The kinds of ending; the value is what goes into files."""
+
+    EOS = "eos"
+    MAX_NEW_TOKENS = "max_new_tokens"
+    STOP_STRING = "stop_string"
+    CONTEXT_WINDOW = "context_window"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A reason, and the same in words: `str(stop)` is `detail`."""
+
+    reason: StopReason
+    detail: str
+
+    def __str__(self) -> str:
+        return self.detail

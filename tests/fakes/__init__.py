@@ -1,0 +1,1 @@
+"""Stand-ins that behave: a decoder and a tokenizer without weights or files."""

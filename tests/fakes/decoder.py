@@ -1,0 +1,171 @@
+"""A decoder without weights, and a KV pool that remembers ids. In: ids. Out: logits that depend on every earlier id.
+
+The pool stores token ids where a real one stores keys and values. `forward` writes its ids there and reads the whole
+history back through the pages, so a wrong page, position or length changes the logits, or is caught here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fanlight.kernels import reference_rows
+from fanlight.kernels.reference_tensor import Tensor
+from fanlight.models.base import DecoderConfig
+
+if TYPE_CHECKING:
+    from fanlight.kernels.ops import KVBatch, KVPool, Ops
+
+N_VOCAB = 258  # the bytes and two special tokens, to fit ByteTokenizer
+UNWRITTEN = -1
+
+LogitsOf = Callable[[Sequence[int]], NDArray[np.float32]]
+
+
+def hashed_logits(history: Sequence[int], n_vocab: int = N_VOCAB, spread: float = 2.0) -> NDArray[np.float32]:
+    """Pseudo-random logits (n_vocab,), different for every history."""
+    state = 0
+    for token in history:
+        state = (state * 0x100000001B3 + token + 1) & reference_rows.MASK_64
+    uniform = reference_rows.uniform(state, len(history), np.arange(n_vocab))
+    logits: NDArray[np.float32] = (spread * np.log(uniform / (1 - uniform))).astype(np.float32)
+    return logits
+
+
+def scripted_logits(prompt_length: int, script: Sequence[int], n_vocab: int = N_VOCAB) -> LogitsOf:
+    """Logits under which greedy decoding writes `script` after a prompt of that length, whatever the prompt."""
+
+    def logits_of(history: Sequence[int]) -> NDArray[np.float32]:
+        logits = hashed_logits(history, n_vocab)
+        logits[script[(len(history) - prompt_length) % len(script)]] = 50
+        return logits
+
+    return logits_of
+
+
+class FakePool:
+    """Pages of ids. Released pages are handed out again first, with their old content."""
+
+    def __init__(self, page_tokens: int = 4, page_bytes: int = 100) -> None:
+        self.page_tokens = page_tokens
+        self.page_bytes = page_bytes
+        self.pages: list[list[int]] = []
+        self.in_use: set[int] = set()
+        self.free: list[int] = []
+        self.fail_after: int | None = None  # allocations until memory runs out
+
+    @property
+    def n_pages(self) -> int:
+        return len(self.in_use)
+
+    def allocate(self) -> int:
+        if self.fail_after is not None:
+            if self.fail_after == 0:
+                raise MemoryError("the fake pool is out of memory")
+            self.fail_after -= 1
+        if self.free:
+            page = self.free.pop()
+        else:
+            page = len(self.pages)
+            self.pages.append([UNWRITTEN] * self.page_tokens)
+        self.in_use.add(page)
+        return page
+
+    def release(self, page: int) -> None:
+        assert page in self.in_use, f"page {page} is released and was not in use"
+        self.in_use.remove(page)
+        self.free.append(page)
+
+    def copy(self, source: int, target: int) -> None:
+        assert {source, target} <= self.in_use
+        self.pages[target] = list(self.pages[source])
+
+
+class FakeBatch(NamedTuple):
+    """Where each row of a pass lives: its table and its position."""
+
+    pool: FakePool
+    places: list[tuple[list[int], int]]
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.places)
+
+
+class FakeOps:
+    """The reference ops on rows, and a kv_batch that checks what it is given."""
+
+    name = "fake"
+
+    def __getattr__(self, op: str) -> Any:
+        return getattr(reference_rows, op)
+
+    def kv_batch(
+        self, pool: FakePool, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]
+    ) -> FakeBatch:
+        assert len(tables) == len(starts) == len(counts) > 0
+        every_page = [page for table in tables for page in table]
+        assert len(set(every_page)) == len(every_page), "two sequences share a page"
+        assert set(every_page) <= pool.in_use, "a page is used after its release"
+        places = []
+        for table, start, count in zip(tables, starts, counts, strict=True):
+            assert count > 0
+            assert start + count <= len(table) * pool.page_tokens
+            places += [(list(table), start + row) for row in range(count)]
+        return FakeBatch(pool, places)
+
+
+class FakeDecoder:
+    """Logits as `logits_of` gives them for the ids that the cache holds."""
+
+    def __init__(
+        self,
+        *,
+        n_ctx: int = 64,
+        page_tokens: int = 4,
+        n_vocab: int = N_VOCAB,
+        logits_of: LogitsOf | None = None,
+    ) -> None:
+        self.config = DecoderConfig(
+            model_type="fake",
+            n_layer=1,
+            n_head=1,
+            n_kv_head=1,
+            n_embd=1,
+            head_dim=1,
+            n_ffn=1,
+            n_vocab=n_vocab,
+            n_ctx=n_ctx,
+            norm_eps=1e-5,
+        )
+        self.ops = cast("Ops", FakeOps())
+        self.pool = FakePool(page_tokens)  # of the engine made last
+        self.logits_of: LogitsOf = logits_of or (lambda history: hashed_logits(history, n_vocab))
+        self.passes: list[tuple[list[int], list[int]]] = []  # (ids, logit_rows) of every forward
+        self.fail_at: int | None = None  # the pass that raises, counted from 0
+
+    def new_pool(self) -> KVPool:
+        self.pool = FakePool(self.pool.page_tokens)
+        return self.pool
+
+    def forward(self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int]) -> Tensor:
+        fake = cast("FakeBatch", batch)
+        self.passes.append((list(ids), list(logit_rows)))
+        if self.fail_at == len(self.passes) - 1:
+            raise RuntimeError("the fake decoder fails as told")
+        assert len(ids) == fake.n_rows
+        for token, (table, position) in zip(ids, fake.places, strict=True):
+            self._page(fake, table, position)[position % fake.pool.page_tokens] = token
+        rows = np.zeros((len(logit_rows), self.config.n_vocab), np.float32)
+        for i, row in enumerate(logit_rows):
+            table, last = fake.places[row]
+            rows[i] = self.logits_of(
+                [self._page(fake, table, position)[position % fake.pool.page_tokens] for position in range(last + 1)]
+            )
+        return Tensor(rows)
+
+    def _page(self, batch: FakeBatch, table: list[int], position: int) -> list[int]:
+        return batch.pool.pages[table[position // batch.pool.page_tokens]]

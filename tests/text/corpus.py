@@ -1,0 +1,26 @@
+"""Texts that tokenizers get wrong. Data only."""
+
+NASTY = {
+    "empty": "",
+    "plain": "The future of artificial intelligence is",
+    "contractions": "I'll don't WE'LL I'VE it's O'Reilly 'tis they'd \u2019twas \u017f's",
+    "emoji": "\U0001f600 \U0001f44d\U0001f3fd \U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466 \u2764\ufe0f",
+    "flags": "\U0001f1eb\U0001f1f7\U0001f1ef\U0001f1f5 \U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e007f",
+    "cjk": "\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u3001\u4e2d\u6587\u6587\u672c\u3002\ud55c\uad6d\uc5b4 \U00020000",
+    "right to left": "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd \u200f(abc)\u200e 123",
+    "combining": "e\u0301 n\u0303o a\u0323\u0301 Z\u0351\u036b\u0343\u036a\u0302 \u0939\u093f\u0928\u094d\u0926\u0940",
+    "code": "def f(x: int) -> str:\n    return f'{x!r:>10}'  # TODO\n\n\nclass A(B):\n\tpass\n",
+    "digits": "1 12 123 1234567890 3.14159 1,000,000 0x1F 2024-01-31 \u00bd\u00b2\u2167\u0663\u0664\u0665 a1b22c333",
+    "long digits": "31415926535897932384626433832795028841971693993751" * 4,
+    "spaces": " a  b   c    d     e" + " " * 33 + "f" + " " * 7,
+    "white-space": "\t\ta\t b \u00a0c\u3000d\u2003e\u2028f\u0085g\x0b\x0ch  \n \n\n x",
+    "crlf": "a\r\nb\r\n\r\nc\rd\n\re",
+    "controls": "\x00 \x01\x02\x03\x05\x07\x08\x0e\x1b[31m\x7f \x80\x9f",
+    "nul": "\x00a\x00\x00b",
+    "special tokens": "<|im_start|>user\nhi<|im_end|>\n<|endoftext|> <|im_end |> <|im_end|",
+    "signs": "$100 + <tag> == ^x^ ~|~ `q` #!$%&* ......!!!??? --- \u2014\u2026\u201c\u201d https://x.y/z?q=1&r=%20",
+    "cases": "HTTPServer camelCase snake_case \u01c4\u01c5\u01c6 STRASSE stra\u00dfe \u0130stanbul",
+    "long word": "a" * 1000 + "b" * 31,
+    "invisible": "a\u200bb\ufeffc\u00add\u2060e\ufffd\ufffe\U0010fffd\ue000",
+    "vocabulary spelling": "\u0120the \u010a \u0100\u0143 \u2581the <0x0A>",
+}
