@@ -176,11 +176,15 @@ NB_MODULE(_native, m) {
       .def("allocate", &KVPool::allocate)
       .def("release", &KVPool::release, "page"_a)
       .def("copy", &KVPool::copy, "source"_a, "target"_a);
-  nb::class_<KVBatch>(m, "KVBatch").def_prop_ro("n_rows", &KVBatch::n_rows).def_prop_ro("positions", [](const KVBatch& b) {
-    std::vector<int> positions;
-    for (const KVBatch::Row& r : b.rows()) positions.push_back(r.position);
-    return positions;
-  });
+  nb::class_<KVBatch>(m, "KVBatch")
+      .def_prop_ro("n_rows", &KVBatch::n_rows)
+      .def_prop_ro("positions",
+                   [](const KVBatch& b) {
+                     std::vector<int> positions;
+                     for (const KVBatch::Row& r : b.rows()) positions.push_back(r.position);
+                     return positions;
+                   })
+      .def("take", &KVBatch::take, "rows"_a);
 
   m.def("tensor", make_tensor, "data"_a, "n_columns"_a);
   m.def("pack", pack, "dtype"_a, "n_in"_a, "parts"_a, nb::kw_only(), "bias"_a = nb::none(), "activation"_a = "none", "gated"_a = false);
@@ -213,7 +217,7 @@ NB_MODULE(_native, m) {
   m.def("row",
         [](const Tensor& x, int index) {
           check(index >= 0 && index < x.n_rows(), "row: ", index, " is outside 0 to ", x.n_rows() - 1);
-          return x.view(index);
+          return x.n_rows() == 1 ? x : x.view(index);
         },
         "x"_a, "index"_a);
   m.def("argmax", [](const Tensor& row) { return timed([&] { return argmax(row); }); }, "row"_a);

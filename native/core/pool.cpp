@@ -10,6 +10,7 @@
 namespace fanlight {
 namespace {
 
+constexpr size_t kSlice = 256;  // bytes to prefetch between two looks for work
 constexpr int kSpins = 6000;  // about 100 microseconds: longer than what happens between two ops of a decode step
 
 void relax() {
@@ -41,7 +42,7 @@ Pool::~Pool() {
 
 void Pool::take_steps(int first) {
   for (int k = 0; k < n_threads_; k++) {
-    Range& range = ranges_[static_cast<size_t>((first + k) % n_threads_)];
+    Range& range = ranges_[static_cast<size_t>((first + n_threads_ - 1 + k) % n_threads_)];  // the caller has the last one
     for (;;) {
       const int begin = range.next.fetch_add(grain_, std::memory_order_relaxed);
       if (begin >= range.end) break;
@@ -52,15 +53,23 @@ void Pool::take_steps(int first) {
 
 void Pool::serve(int index) {
   Worker& me = *workers_[static_cast<size_t>(index - 1)];
+  Ahead ahead;
   for (;;) {
     uint32_t seen = me.state.load(std::memory_order_acquire);
     for (int spins = 0; (seen & 3) != kPosted; seen = me.state.load(std::memory_order_acquire)) {
       if (quit_.load(std::memory_order_relaxed)) return;
+      if (ahead.bytes) {
+        const size_t slice = std::min(ahead.bytes, kSlice);
+        for (size_t at = 0; at < slice; at += 64) __builtin_prefetch(ahead.data + at, 0, 2);
+        ahead = {ahead.data + slice, ahead.bytes - slice};
+        continue;
+      }
       if (++spins < kSpins) relax();
       else me.state.wait(seen, std::memory_order_acquire), spins = 0;
     }
     if (!me.state.compare_exchange_strong(seen, seen + kRunning, std::memory_order_acq_rel)) continue;  // withdrawn
     take_steps(index);
+    ahead = index == 1 ? next_ : Ahead{};
     me.state.store(seen + kIdle, std::memory_order_release);
   }
 }

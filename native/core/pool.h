@@ -3,6 +3,9 @@
 // The items are split into one contiguous range a thread; who finishes early takes steps from the others' ranges. Which thread
 // does an item never changes its result. Workers spin for a moment between loops (a decode step is some 200 short loops) and then
 // sleep. A worker that has not woken up when the caller is done is not waited for: its job is withdrawn.
+//
+// Memory, not arithmetic, limits a decode step, so an idle worker reads ahead: `next` names bytes that the next loop's first items
+// will want. The first worker has the first range, so that these bytes end up in the cache of the core that needs them.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -23,9 +26,14 @@ class Pool {
 
   int size() const { return n_threads_; }
 
+  struct Ahead {
+    const uint8_t* data = nullptr;
+    size_t bytes = 0;
+  };
+
   // body(begin, end) over [0, n_items), in steps of `grain` items. A second caller at the same time runs its loop alone.
   template <class Body>
-  void run(int n_items, int grain, const Body& body) {
+  void run(int n_items, int grain, const Body& body, Ahead next = {}) {
     if (n_items <= 0) return;
     if (n_threads_ == 1 || n_items <= grain || !busy_.try_lock()) {
       body(0, n_items);
@@ -34,6 +42,7 @@ class Pool {
     std::lock_guard lock(busy_, std::adopt_lock);
     call_ = [](const void* context, int begin, int end) { (*static_cast<const Body*>(context))(begin, end); };
     context_ = &body;
+    next_ = next;
     run_shared(n_items, grain);
   }
 
@@ -61,6 +70,7 @@ class Pool {
   int grain_ = 1;
   void (*call_)(const void*, int, int) = nullptr;
   const void* context_ = nullptr;
+  Ahead next_;
 };
 
 // The pool that ops use. A forked child gets a new one at its first op; stop_threads() ends the workers (ops then run alone).

@@ -19,21 +19,22 @@ class Tensor {
   int stride() const { return stride_; }
   float* row(int i) { return data_ + static_cast<size_t>(i) * static_cast<size_t>(stride_); }
   const float* row(int i) const { return data_ + static_cast<size_t>(i) * static_cast<size_t>(stride_); }
-  Tensor view(int row) const;  // that row, sharing memory
+  Tensor view(int row) const;  // that row, sharing memory: for reading, not for int8s()
+  bool is_view() const { return is_view_; }
 
-  // What tiles read. The int8 form is made at the first call that wants it, and kept.
-  Activations floats() const;
+  // What tiles read. The int8 panels are made at the first call that wants them, and kept with the values.
+  Activations floats() const { return {data_, static_cast<size_t>(stride_), nullptr}; }
   Activations int8s() const;
 
  private:
   struct Storage {
-    Storage(int rows, size_t bytes) : n_rows(rows), values(bytes) {}
-    int n_rows;
+    explicit Storage(size_t bytes) : values(bytes) {}
     Buffer values;
     std::mutex mutex;
-    std::unique_ptr<Buffer> int8s;
+    std::unique_ptr<Buffer> panels;
   };
   int n_rows_, n_columns_, stride_;
+  bool is_view_ = false;
   std::shared_ptr<Storage> storage_;
   float* data_;
 };

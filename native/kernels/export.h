@@ -10,7 +10,7 @@ inline const Kernels* table() {
       .quantize = quantize, .half_to_float = half_to_float, .add = add_rows, .silu = silu, .gelu_tanh = gelu_tanh,
       .silu_mul = silu_mul, .gelu_mul = gelu_mul, .rms_norm = rms_norm, .layer_norm = layer_norm, .rope = rope,
       .store_kv_f16 = store_kv_f16, .store_kv_f32 = store_kv_f32, .attention_f16 = attention_f16, .attention_f32 = attention_f32,
-      .row_stats = row_stats, .row_argmax = row_argmax, .row_divide = row_divide, .row_keep = row_keep,
+      .row_stats = row_stats, .row_mass = row_mass, .row_argmax = row_argmax, .row_divide = row_divide, .row_keep = row_keep,
       .row_count_above = row_count_above, .row_collect = row_collect, .row_gumbel = row_gumbel,
   };
   return &k;

@@ -3,18 +3,23 @@
 
 namespace fanlight::FANLIGHT_ISA {
 
-// Groups of 32: scale = max |x| / 127, q = round(x * (127 / max |x|)), ties to even.
-static void quantize(const float* x, int n_groups, int8_t* q, float* scale, float* scaled_sum, int32_t* total) {
-  for (int g = 0; g < n_groups; g++, x += kGroup, q += kGroup) {
-    F32 a = load(x), b = load(x + 16);
-    float largest = max_of(max(abs(a), abs(b)));
-    F32 inverse = splat(largest > 0 ? 127.f / largest : 0.f);
-    I32 ia = to_int(mul(a, inverse)), ib = to_int(mul(b, inverse));
-    store_i8(q, ia);
-    store_i8(q + 16, ib);
-    scale[g] = largest / 127.f;
-    total[g] = sum_i(add_i(ia, ib));
-    scaled_sum[g] = scale[g] * static_cast<float>(total[g]);
+// Rows to a panel. Groups of 32: scale = max |x| / 127, q = round(x * (127 / max |x|)), ties to even.
+static void quantize(const float* x, size_t stride, int n_rows, int n_groups, uint8_t* panel) {
+  for (int g = 0; g < n_groups; g++, x += kGroup, panel += n_rows * kPanelBytes) {
+    float* scale = reinterpret_cast<float*>(panel + n_rows * kGroup);
+    int32_t* total = reinterpret_cast<int32_t*>(panel + n_rows * (kGroup + 8));
+    for (int t = 0; t < n_rows; t++) {
+      F32 a = load(x + t * stride), b = load(x + t * stride + 16);
+      float largest = max_of(max(abs(a), abs(b)));
+      F32 inverse = splat(largest > 0 ? 127.f / largest : 0.f);
+      I32 ia = to_int(mul(a, inverse)), ib = to_int(mul(b, inverse));
+      int8_t* q = reinterpret_cast<int8_t*>(panel + t * kGroup);
+      store_i8(q, ia);
+      store_i8(q + 16, ib);
+      scale[t] = largest / 127.f;
+      total[t] = sum_i(add_i(ia, ib));
+      scale[n_rows + t] = scale[t] * static_cast<float>(total[t]);
+    }
   }
 }
 

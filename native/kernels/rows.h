@@ -54,6 +54,24 @@ static RowStats row_stats(const float* x, int n) {
   return r;
 }
 
+static RowMass row_mass(const float* x, int n, float max, float limit) {
+  RowMass r{};
+  const F32 top = splat(max), bound = splat(limit);
+  for (int begin = 0; begin < n; begin += 1024) {
+    const int end = n - begin < 1024 ? n : begin + 1024;
+    F32 total = zero();
+    for (int i = begin; i < end; i += 16) {
+      F32 v = load_logits(x, i, n);
+      const uint32_t hits = ge_bits(v, bound) & valid_bits(i, n);
+      if (!hits) continue;
+      r.count += __builtin_popcount(hits);
+      total = add(total, zero_if_lt(exp(sub(v, top)), v, bound));
+    }
+    r.sum_exp += sum(total);
+  }
+  return r;
+}
+
 static void row_divide(const float* x, int n, float by, float* y) {
   for (int i = 0; i < n; i += 16) store_logits(y, i, n, div(load_logits(x, i, n), splat(by)));
 }

@@ -8,17 +8,17 @@ namespace fanlight {
 constexpr int kTile = 16;   // output rows interleaved in a weight tile: one lane each
 constexpr int kGroup = 32;  // weights, and activations, that share a scale
 
-// Activations of one call as a tile sees them. Row r, group g: values ~ scale[r][g] * q[r][32 g ..].
+// Activations of one call as a tile sees them: floats in rows, or int8 in panels.
+//
+// A panel holds the rows of one tile call, `max_rows` of them (fewer in the last), group after group, so that a tile walks one
+// pointer: for T rows, each group is T x 32 bytes q, T floats scale, T floats scale * sum(q), T ints sum(q), with
+// value ~ scale * q. The second is what a weight's minimum is multiplied with, the third undoes an offset of the weights.
 struct Activations {
-  const float* f;
-  size_t f_stride;
-  const int8_t* q;
-  size_t q_stride;
-  const float* scale;         // [row][group]
-  const float* scaled_sum;    // scale * sum(q): what a weight's minimum is multiplied with
-  const int32_t* sum;         // sum(q)
-  size_t group_stride;
+  const float* rows;
+  size_t stride;
+  const uint8_t* panels;
 };
+constexpr int kPanelBytes = kGroup + 3 * 4;  // of one row and group
 
 // `n_rows` query rows that share one key/value head. Page p holds positions p * page_tokens ...
 struct AttentionJob {
@@ -43,6 +43,11 @@ struct RowStats {
   bool has_nan;
 };
 
+struct RowMass {
+  int count;
+  double sum_exp;
+};
+
 using TileFn = void (*)(const uint8_t* w, int n_in, const Activations& a, int row, int n_rows, float* out);
 
 struct Kernels {
@@ -52,7 +57,7 @@ struct Kernels {
 
   TileFn tile_f32, tile_f16, tile_bf16, tile_q4_1, tile_q8_0;
 
-  void (*quantize)(const float* x, int n_groups, int8_t* q, float* scale, float* scaled_sum, int32_t* sum);
+  void (*quantize)(const float* x, size_t stride, int n_rows, int n_groups, uint8_t* panel);
   void (*half_to_float)(const uint16_t* x, float* y, int n);  // n % 16 == 0, as in the five below
   void (*add)(const float* a, const float* b, float* y, int n);
   void (*silu)(float* x, int n);
@@ -69,6 +74,7 @@ struct Kernels {
   void (*attention_f32)(const AttentionJob& job);
 
   RowStats (*row_stats)(const float* x, int n);
+  RowMass (*row_mass)(const float* x, int n, float max, float limit);  // of exp(x - max) over x >= limit
   int (*row_argmax)(const float* x, int n, bool* has_nan);
   void (*row_divide)(const float* x, int n, float by, float* y);
   void (*row_keep)(const float* x, int n, float limit, float* y);  // y = x < limit ? -inf : x

@@ -10,15 +10,14 @@ constexpr int kAhead = 2048;  // bytes to prefetch ahead when one row streams th
 constexpr int kQ4GroupBytes = 320;
 
 template <int T>
-FL_FN void tile_q4_1_rows(const uint8_t* w, int n_groups, const Activations& a, int row, float* out) {
-  const int8_t* q = a.q + row * a.q_stride;
-  const float* scale = a.scale + row * a.group_stride;
-  const float* scaled_sum = a.scaled_sum + row * a.group_stride;
+FL_FN void tile_q4_1_rows(const uint8_t* w, int n_groups, const uint8_t* panel, float* out) {
   F32 y[T];
   for (int t = 0; t < T; t++) y[t] = zero();
-  for (int g = 0; g < n_groups; g++, w += kQ4GroupBytes, q += kGroup) {
+  for (int g = 0; g < n_groups; g++, w += kQ4GroupBytes, panel += T * kPanelBytes) {
     if (T == 1)
       for (int i = 0; i < kQ4GroupBytes; i += 64) prefetch(w + kAhead + i);
+    const int8_t* q = reinterpret_cast<const int8_t*>(panel);
+    const float* scale = reinterpret_cast<const float*>(panel + T * kGroup);
     I32 lo[T], hi[T];
     for (int t = 0; t < T; t++) lo[t] = hi[t] = splat_i(0);
 #pragma GCC unroll 4
@@ -27,17 +26,17 @@ FL_FN void tile_q4_1_rows(const uint8_t* w, int n_groups, const Activations& a, 
       Bytes first = low_nibbles(packed), second = high_nibbles(packed);
 #pragma GCC unroll 8
       for (int t = 0; t < T; t++) {
-        lo[t] = dot_u4(lo[t], first, q + t * a.q_stride + 4 * i);
+        lo[t] = dot_u4(lo[t], first, q + t * kGroup + 4 * i);
         I32& other = T == 1 ? hi[t] : lo[t];  // one row alone: two chains hide the latency
-        other = dot_u4(other, second, q + t * a.q_stride + 16 + 4 * i);
+        other = dot_u4(other, second, q + t * kGroup + 16 + 4 * i);
       }
     }
     F32 w_scale = load_f16(reinterpret_cast<const uint16_t*>(w)), w_min = load_f16(reinterpret_cast<const uint16_t*>(w + 32));
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++) {
       I32 dot = T == 1 ? add_i(lo[t], hi[t]) : lo[t];
-      y[t] = fmadd(to_float(dot), mul(w_scale, splat(scale[t * a.group_stride + g])), y[t]);
-      y[t] = fmadd(w_min, splat(scaled_sum[t * a.group_stride + g]), y[t]);
+      y[t] = fmadd(to_float(dot), mul(w_scale, splat(scale[t])), y[t]);
+      y[t] = fmadd(w_min, splat(scale[T + t]), y[t]);
     }
   }
   for (int t = 0; t < T; t++) store(out + t * kTile, y[t]);
@@ -45,33 +44,33 @@ FL_FN void tile_q4_1_rows(const uint8_t* w, int n_groups, const Activations& a, 
 
 // Q8_0 tile: [groups][16 x f16 scale], then for each group 8 x 64 bytes of (w ^ 0x80): vector i, lane r holds k = 4 i .. 4 i + 3.
 template <int T>
-FL_FN void tile_q8_0_rows(const uint8_t* w, int n_groups, const Activations& a, int row, float* out) {
+FL_FN void tile_q8_0_rows(const uint8_t* w, int n_groups, const uint8_t* panel, float* out) {
   const uint8_t* scales = w;
   w += static_cast<size_t>(n_groups) * 32;
-  const int8_t* q = a.q + row * a.q_stride;
-  const float* scale = a.scale + row * a.group_stride;
-  const int32_t* sum = a.sum + row * a.group_stride;
   F32 y[T];
   for (int t = 0; t < T; t++) y[t] = zero();
-  for (int g = 0; g < n_groups; g++, w += 512, q += kGroup) {
+  for (int g = 0; g < n_groups; g++, w += 512, scales += 32, panel += T * kPanelBytes) {
     if (T == 1)
       for (int i = 0; i < 512; i += 64) prefetch(w + kAhead + i);
+    const int8_t* q = reinterpret_cast<const int8_t*>(panel);
+    const float* scale = reinterpret_cast<const float*>(panel + T * kGroup);
+    const int32_t* sum = reinterpret_cast<const int32_t*>(panel + T * (kGroup + 8));
     I32 even[T], odd[T];
-    for (int t = 0; t < T; t++) even[t] = dot_s8_start(sum[t * a.group_stride + g]), odd[t] = splat_i(0);
+    for (int t = 0; t < T; t++) even[t] = dot_s8_start(sum[t]), odd[t] = splat_i(0);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
       Bytes b = load_bytes(w + 64 * i);
 #pragma GCC unroll 8
       for (int t = 0; t < T; t++) {
         I32& acc = T == 1 && i % 2 ? odd[t] : even[t];
-        acc = dot_s8(acc, b, q + t * a.q_stride + 4 * i);
+        acc = dot_s8(acc, b, q + t * kGroup + 4 * i);
       }
     }
-    F32 w_scale = load_f16(reinterpret_cast<const uint16_t*>(scales + g * 32));
+    F32 w_scale = load_f16(reinterpret_cast<const uint16_t*>(scales));
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++) {
       I32 dot = T == 1 ? add_i(even[t], odd[t]) : even[t];
-      y[t] = fmadd(to_float(dot), mul(w_scale, splat(scale[t * a.group_stride + g])), y[t]);
+      y[t] = fmadd(to_float(dot), mul(w_scale, splat(scale[t])), y[t]);
     }
   }
   for (int t = 0; t < T; t++) store(out + t * kTile, y[t]);
@@ -92,7 +91,7 @@ struct LoadBF16 {
 };
 template <class Load, int T>
 FL_FN void tile_float_rows(const uint8_t* w, int n_in, const Activations& a, int row, float* out) {
-  const float* x = a.f + row * a.f_stride;
+  const float* x = a.rows + static_cast<size_t>(row) * a.stride;
   F32 y[T];
   for (int t = 0; t < T; t++) y[t] = zero();
 #pragma GCC unroll 4
@@ -100,7 +99,7 @@ FL_FN void tile_float_rows(const uint8_t* w, int n_in, const Activations& a, int
     if (T == 1) prefetch(w + kAhead);
     F32 b = Load::at(w);
 #pragma GCC unroll 8
-    for (int t = 0; t < T; t++) y[t] = fmadd(b, splat(x[t * a.f_stride + k]), y[t]);
+    for (int t = 0; t < T; t++) y[t] = fmadd(b, splat(x[t * a.stride + k]), y[t]);
   }
   for (int t = 0; t < T; t++) store(out + t * kTile, y[t]);
 }
@@ -123,11 +122,14 @@ static void tile_f16(const uint8_t* w, int n_in, const Activations& a, int row, 
 static void tile_bf16(const uint8_t* w, int n_in, const Activations& a, int row, int n_rows, float* out) {
   with_rows<kMaxRows>(n_rows, [&]<int T>() { tile_float_rows<LoadBF16, T>(w, n_in, a, row, out); });
 }
+FL_FN const uint8_t* panel_of(const Activations& a, int n_in, int row) {  // row % kMaxRows == 0
+  return a.panels + static_cast<size_t>(row) * static_cast<size_t>(n_in / kGroup) * kPanelBytes;
+}
 static void tile_q4_1(const uint8_t* w, int n_in, const Activations& a, int row, int n_rows, float* out) {
-  with_rows<kMaxRows>(n_rows, [&]<int T>() { tile_q4_1_rows<T>(w, n_in / kGroup, a, row, out); });
+  with_rows<kMaxRows>(n_rows, [&]<int T>() { tile_q4_1_rows<T>(w, n_in / kGroup, panel_of(a, n_in, row), out); });
 }
 static void tile_q8_0(const uint8_t* w, int n_in, const Activations& a, int row, int n_rows, float* out) {
-  with_rows<kMaxRows>(n_rows, [&]<int T>() { tile_q8_0_rows<T>(w, n_in / kGroup, a, row, out); });
+  with_rows<kMaxRows>(n_rows, [&]<int T>() { tile_q8_0_rows<T>(w, n_in / kGroup, panel_of(a, n_in, row), out); });
 }
 
 }  // namespace fanlight::FANLIGHT_ISA

@@ -65,6 +65,7 @@ class KVBatch {
   KVBatch(std::shared_ptr<KVPool> pool, const std::vector<std::vector<int>>& tables, const std::vector<int>& starts,
           const std::vector<int>& counts);
   int n_rows() const { return static_cast<int>(rows_.size()); }
+  KVBatch take(const std::vector<int>& rows) const;  // these rows, of the same sequences
 
   struct Row {
     int sequence, position;

@@ -109,6 +109,16 @@ KVBatch::KVBatch(std::shared_ptr<KVPool> pool, const std::vector<std::vector<int
   }
 }
 
+KVBatch KVBatch::take(const std::vector<int>& rows) const {
+  KVBatch taken = *this;
+  taken.rows_.clear();
+  for (int r : rows) {
+    check(r >= 0 && r < n_rows(), "kv_batch: row ", r, " is outside 0 to ", n_rows() - 1);
+    taken.rows_.push_back(rows_[static_cast<size_t>(r)]);
+  }
+  return taken;
+}
+
 uint8_t* KVBatch::page_of(const Row& r) const {
   return pages_[first_page_[static_cast<size_t>(r.sequence)] + static_cast<size_t>(r.position / KVPool::kPageTokens)];
 }

@@ -14,6 +14,8 @@ namespace fanlight {
 namespace {
 
 constexpr int kUnit = 2 * kTile;
+constexpr int kFewRows = 4;                    // up to here memory is the limit, and reading ahead helps
+constexpr size_t kAheadBytes = size_t{64} * 1024;
 
 using PackFn = void (*)(const uint8_t* const* rows, size_t k_stride, int n_in, uint8_t* tile);
 
@@ -258,16 +260,25 @@ Tensor Linear::apply(const Tensor& x, const Tensor* residual) const {
           residual->n_columns(), ", the result ", x.n_rows(), " x ", n_out_);
   Tensor y(x.n_rows(), n_out_);
   if (x.n_rows() == 0) return y;
+  check(!x.is_view(), "linear: x is a row of another tensor; take it with take_rows");
   const Activations a = type_->quantised ? x.int8s() : x.floats();
   const std::shared_ptr<Pool> threads = pool();
   const int tiles_per_unit = gated_ ? 4 : 2, n_units = n_tiles_ / tiles_per_unit;
   // Steps of about 48 KB of weights for one row, fewer when many rows make a unit longer.
   const size_t unit_bytes = tile_bytes_ * static_cast<size_t>(tiles_per_unit) * static_cast<size_t>(std::max(1, x.n_rows() / 8));
   const int by_size = static_cast<int>(size_t{48} * 1024 / unit_bytes), by_share = n_units / (threads->size() * 2);
-  threads->run(n_units, std::max(1, std::min(by_size, by_share)), [&](int begin, int end) {
+  const auto body = [&](int begin, int end) {
     for (int u = begin; u < end; u++) unit(u, a, x.n_rows(), residual, y);
-  });
+  };
+  threads->run(n_units, std::max(1, std::min(by_size, by_share)), body, x.n_rows() <= kFewRows ? following() : Pool::Ahead{});
   return y;
+}
+
+// What lies behind this matrix: most often the one that is used next, since a model packs its matrices in the order of use.
+Pool::Ahead Linear::following() const {
+  const uint8_t* end = weights_.data + n_bytes();
+  const size_t left = static_cast<size_t>(weights_.block->data() + weights_.block->size() - end);
+  return {end, std::min(left, kAheadBytes)};
 }
 
 void Linear::embed_row(int id, float* y) const {

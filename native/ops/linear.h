@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/memory.h"
+#include "core/pool.h"
 #include "core/tensor.h"
 
 namespace fanlight {
@@ -36,6 +37,7 @@ class Linear {
  private:
   void unit(int u, const Activations& a, int n_rows, const Tensor* residual, Tensor& y) const;
   void embed_row(int id, float* y) const;
+  Pool::Ahead following() const;
 
   struct Type;
   static const Type& type_named(const std::string& name);

@@ -10,6 +10,7 @@
 namespace fanlight {
 namespace {
 
+constexpr int kSortable = 256;  // tokens that are sorted sooner than narrowed down
 constexpr float kMinusInf = -std::numeric_limits<float>::infinity();
 
 const float* values(const Tensor& row, const char* op) {
@@ -120,48 +121,44 @@ Tensor top_p(const Tensor& row, double p) {
     return y;
   }
   const double wanted = p * all.sum_exp;
-  auto mass_of = [&](const Scored& s) { return std::exp(static_cast<double>(s.logit) - static_cast<double>(all.max)); };
+  auto above = [](float t) { return std::nextafter(t, std::numeric_limits<float>::infinity()); };
 
-  // Candidates: all tokens above a threshold that is lowered until they weigh enough.
-  static thread_local std::vector<Scored> candidates;
+  // A selection, not a sort of the vocabulary: narrow (low, high] around the cut until few tokens lie in it. The tokens above
+  // `high` weigh less than wanted, those above `low` at least as much.
+  float high = all.max, low = all.max;
+  RowMass over_high{0, 0.0}, over_low{0, 0.0};
+  if (all.n_kept <= kSortable) low = kMinusInf, over_low = {all.n_kept, all.sum_exp};  // after top_k, say
+  for (float depth = 2.f; over_low.sum_exp < wanted && low != kMinusInf; depth *= 2) {
+    high = low, over_high = over_low;
+    low = depth > 100.f ? kMinusInf : all.max - depth;
+    over_low = kernels().row_mass(x, n, all.max, above(low));
+  }
+  while (over_low.count - over_high.count > kSortable) {
+    const float middle = low == kMinusInf ? high - 100.f : low + (high - low) / 2;
+    if (!(middle > low && middle < high)) break;  // all of them are equal
+    const RowMass over_middle = kernels().row_mass(x, n, all.max, above(middle));
+    if (over_middle.sum_exp < wanted) high = middle, over_high = over_middle;
+    else low = middle, over_low = over_middle;
+  }
+  static thread_local std::vector<Scored> near;
   static thread_local std::vector<int32_t> found;
-  found.resize(static_cast<size_t>(n) + 16);
-  for (float depth = 4.f;; depth *= 1.5f) {
-    const float threshold = depth > 100.f ? kMinusInf : all.max - depth;
-    int next = 0;
-    const int count = kernels().row_collect(x, 0, n, threshold, found.data(), static_cast<int>(found.size()), &next);
-    candidates.clear();
-    double mass = 0;
-    for (int j = 0; j < count; j++) {
-      candidates.push_back({x[found[static_cast<size_t>(j)]], found[static_cast<size_t>(j)]});
-      mass += mass_of(candidates.back());
-    }
-    if (mass >= wanted || threshold == kMinusInf) break;
+  found.resize(static_cast<size_t>(over_low.count) + 32);
+  int next = 0;
+  const int count = kernels().row_collect(x, 0, n, low, found.data(), static_cast<int>(found.size()), &next);
+  near.clear();
+  for (int j = 0; j < count; j++) {
+    const int id = found[static_cast<size_t>(j)];
+    if (x[id] <= high) near.push_back({x[id], id});
   }
-  // Halve the candidates by mass until few are left to sort: a selection, not a sort of the vocabulary.
-  auto first = candidates.begin(), last = candidates.end();
-  double before_first = 0;
-  while (last - first > 256) {
-    auto middle = first + (last - first) / 2;
-    std::nth_element(first, middle, last, before);
-    double upper = 0;
-    for (auto it = first; it != middle; ++it) upper += mass_of(*it);
-    if (before_first + upper >= wanted) last = middle;
-    else before_first += upper, first = middle;
-  }
-  std::sort(first, last, before);
-  Scored cut = *(last - 1);
-  for (auto it = first; it != last; ++it) {
-    before_first += mass_of(*it);
-    if (before_first >= wanted) {
-      cut = *it;
-      break;
-    }
+  std::sort(near.begin(), near.end(), before);
+  size_t cut = 0;
+  for (double mass = over_high.sum_exp; cut + 1 < near.size(); cut++) {
+    mass += std::exp(static_cast<double>(near[cut].logit) - static_cast<double>(all.max));
+    if (mass >= wanted) break;
   }
   float* out = y.row(0);
-  kernels().row_keep(x, n, cut.logit, out);
-  for (int i = cut.id + 1; i < n; i++)  // of equal logits the lowest ids stay
-    if (x[i] == cut.logit) out[i] = kMinusInf;
+  kernels().row_keep(x, n, near[cut].logit, out);
+  for (size_t i = cut + 1; i < near.size() && near[i].logit == near[cut].logit; i++) out[near[i].id] = kMinusInf;  // the lowest ids stay
   return y;
 }
 

@@ -31,7 +31,10 @@ class Run:
         self.lengths: dict[str, int] = {}
 
     def forward(self, counts: dict[str, int]) -> list[np.ndarray]:
-        """Append `counts[name]` tokens to each sequence; the attention results by layer. Inputs depend on name and position alone."""
+        """Append `counts[name]` tokens to each sequence; the attention results by layer.
+
+        Inputs depend on name and position alone.
+        """
         n_layer, n_head, n_kv, head_dim = self.shape
         for name, count in counts.items():
             table, length = self.tables.setdefault(name, []), self.lengths.setdefault(name, 0)
@@ -111,6 +114,24 @@ def test_any_split_of_the_work_gives_the_same_bits(passes: list[dict[str, int]],
         for row in expected:
             np.testing.assert_array_equal(alone.forward({name: 1})[0][0], row)
     native_ops.set_threads(2)
+
+
+def test_taken_rows_attend_as_they_did(native: Any) -> None:
+    results = []
+    for ops in (native, reference):
+        pool = ops.kv_pool(1, 1, 4, "F32")
+        batch = ops.kv_batch(pool, [[pool.allocate()], [pool.allocate()]], [0, 0], [5, 3])
+        x = np.random.default_rng(0).standard_normal((8, 20)).astype(np.float32)
+        q = ops.store_kv(ops.tensor(x.tobytes(), 20), batch, 0, None)
+        whole = ops.attention(q, batch, 0, 0.5).numpy()
+        taken = batch.take([7, 1, 4])
+        assert list(taken.positions) == [2, 1, 4] and taken.n_rows == 3
+        assert ops.attention(ops.take_rows(q, []), batch.take([]), 0, 0.5).shape == (0, 12)
+        np.testing.assert_array_equal(ops.attention(ops.take_rows(q, [7, 1, 4]), taken, 0, 0.5).numpy(), whole[[7, 1, 4]])
+        with pytest.raises(KernelError):
+            batch.take([8])
+        results.append(whole)
+    np.testing.assert_allclose(*results, atol=3e-6)
 
 
 def test_pages_are_reused_and_counted(native: Any) -> None:

@@ -93,6 +93,9 @@ class KVBatch(Protocol):
     def positions(self) -> Sequence[int]:
         """Of each row in its sequence, from 0."""
 
+    def take(self, rows: Sequence[int]) -> KVBatch:
+        """The rows named, in that order."""
+
 
 class Part(NamedTuple):
     """A slice of rows of a packed matrix, as a checkpoint stores it."""
@@ -189,7 +192,7 @@ class Ops(Protocol):
     # A removed token has the logit -inf. No op writes to its input.
 
     def row(self, x: Tensor, index: int) -> Tensor:
-        """Row `index` as (1, columns), without a copy where possible."""
+        """Row `index` as (1, columns), without a copy where possible: for the ops of this section."""
 
     def argmax(self, row: Tensor) -> int:
         """The id of the largest logit; ties: lowest id."""

@@ -10,6 +10,7 @@ that have one. That is how llama.cpp's CPU path works too (its Q8_0 and Q8_1 act
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 from numpy.typing import NDArray
@@ -183,6 +184,13 @@ class KVBatch:
     def positions(self) -> list[int]:
         return [int(p) for p in self.position]
 
+    def take(self, rows: Sequence[int]) -> KVBatch:
+        """See `ops.KVBatch.take`."""
+        _check_indices("kv_batch: row", rows, self.n_rows)
+        taken, chosen = copy(self), np.asarray(rows, np.int64)
+        taken.sequence, taken.position = self.sequence[chosen], self.position[chosen]
+        return taken
+
 
 # -- matrices -----------------------------------------------------------------------------------------------------------
 
@@ -262,7 +270,8 @@ def round_activations(x: NDArray[np.float32]) -> NDArray[np.float64]:
     with np.errstate(divide="ignore"):
         inverse = np.where(largest > 0, np.float32(127) / largest, np.float32(0))
     q = np.rint(groups * inverse)
-    return (q.astype(np.float64) * (largest / np.float32(127))).reshape(x.shape)
+    rounded: NDArray[np.float64] = (q.astype(np.float64) * (largest / np.float32(127))).reshape(x.shape)
+    return rounded
 
 
 def _activate(x: NDArray[np.float64], activation: str) -> NDArray[np.float64]:
@@ -270,7 +279,8 @@ def _activate(x: NDArray[np.float64], activation: str) -> NDArray[np.float64]:
         return x
     inner = x if activation == "silu" else 2 * np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)  # Hendrycks and Gimpel 2016
     with np.errstate(over="ignore"):
-        return x / (1 + np.exp(-inner))
+        activated: NDArray[np.float64] = x / (1 + np.exp(-inner))
+    return activated
 
 
 def linear(x: Tensor, w: Linear, residual: Tensor | None = None) -> Tensor:
@@ -379,7 +389,7 @@ def store_kv(qkv: Tensor, batch: KVBatch, layer: int, rope: Rope | None) -> Tens
         )
     if rope is not None and 2 * len(rope.inv_freq) != head_dim:
         raise KernelError(f"store_kv: the angles are for head_dim {2 * len(rope.inv_freq)}, the cache has {head_dim}")
-    heads = qkv.array.reshape(batch.n_rows, -1, head_dim)  # (T, H + 2 H_kv, D)
+    heads = qkv.array.reshape(batch.n_rows, qkv.shape[1] // head_dim, head_dim)  # (T, H + 2 H_kv, D)
     q, k, v = np.split(heads, [heads.shape[1] - 2 * n_kv, heads.shape[1] - n_kv], axis=1)
     if rope is not None:
         q, k = rope.rotate(q, batch.position), rope.rotate(k, batch.position)
@@ -398,7 +408,8 @@ def attention(q: Tensor, batch: KVBatch, layer: int, scale: float) -> Tensor:
     n_kv, head_dim = batch.pool.n_kv_head, batch.pool.head_dim
     if q.shape[1] < 1 or q.shape[1] % (n_kv * head_dim):
         raise KernelError(f"attention: q has {q.shape[1]} columns, expected a multiple of {n_kv * head_dim}")
-    queries = q.array.astype(np.float64).reshape(batch.n_rows, n_kv, -1, head_dim)  # (T, H_kv, H / H_kv, D)
+    share = q.shape[1] // (n_kv * head_dim)
+    queries = q.array.astype(np.float64).reshape(batch.n_rows, n_kv, share, head_dim)  # (T, H_kv, H / H_kv, D)
     out = np.zeros_like(queries)
     for t, (sequence, position) in enumerate(zip(batch.sequence, batch.position, strict=True)):
         pages = batch.tables[sequence][: position // PAGE_TOKENS + 1]

@@ -115,13 +115,15 @@ class GPT2:
 
     def forward(self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int]) -> Tensor:
         """See `models.base.Decoder`."""
-        ops, eps = self.ops, self.config.norm_eps
+        ops, c = self.ops, self.config
         x = ops.add(ops.embed(self.embed, ids), ops.embed(self.positions, batch.positions))  # (T, E)
         for layer, b in enumerate(self.blocks):
-            h = ops.layer_norm(x, b.attn_norm, b.attn_norm_bias, eps)
+            h = ops.layer_norm(x, b.attn_norm, b.attn_norm_bias, c.norm_eps)
             q = ops.store_kv(ops.linear(h, b.w_qkv), batch, layer, None)  # (T, E) -> (T, H * D)
+            if layer == c.n_layer - 1:  # from here on only the rows whose logits are wanted are read
+                x, q, batch = ops.take_rows(x, logit_rows), ops.take_rows(q, logit_rows), batch.take(logit_rows)
             x = ops.linear(ops.attention(q, batch, layer, self.scale), b.w_o, x)  # x + attend(norm(x))
-            h = ops.layer_norm(x, b.mlp_norm, b.mlp_norm_bias, eps)
+            h = ops.layer_norm(x, b.mlp_norm, b.mlp_norm_bias, c.norm_eps)
             x = ops.linear(ops.linear(h, b.w_up), b.w_down, x)  # x + mlp(norm(x))
-        x = ops.layer_norm(ops.take_rows(x, logit_rows), self.norm, self.norm_bias, eps)
+        x = ops.layer_norm(x, self.norm, self.norm_bias, c.norm_eps)
         return ops.linear(x, self.head)  # (len(logit_rows), V)

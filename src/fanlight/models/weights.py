@@ -75,7 +75,8 @@ class Weights:
             )
         if found.shape != shape:
             raise CheckpointError(
-                f"{self.report.path}: tensor {stored!r} has shape {found.shape}, expected {shape}; the configuration does not match the weights"
+                f"{self.report.path}: tensor {stored!r} has shape {found.shape}, expected {shape}; "
+                "the configuration does not match the weights"
             )
         if stored in self._unread:
             self._unread.discard(stored)
