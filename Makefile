@@ -33,7 +33,7 @@ help:
 	@echo 'make bench [ARGS="decode"]             race against llama.cpp and transformers (installs them: about 15 minutes)'
 	@echo 'make stubs                             write the stub of the native module again'
 	@echo 'make sanitize                          the kernel tests under address and undefined-behaviour sanitizers'
-	@echo 'make neon                              compile the native sources for 64-bit ARM'
+	@echo 'make neon                              compile the native sources for 64-bit ARM, and run their twins under qemu'
 	@echo 'make wheel                             build wheels with and without a compiler, and try both'
 	@echo 'make clean                             remove everything that make made'
 
@@ -127,15 +127,21 @@ sanitize: install .venv/test.stamp
 
 ARM := aarch64-linux-gnu-g++
 
+NEON_TWINS := native/tests/twins.cpp native/kernels/select.cpp native/kernels/generic.cpp native/kernels/neon.cpp
+
 neon: .venv/install.stamp
 	@command -v $(ARM) >/dev/null || { echo "error: $(ARM) not found; on Debian and Ubuntu: apt-get install g++-aarch64-linux-gnu"; exit 1; }
 	@mkdir -p build/neon
 	@include="$$($(BIN)/python -c 'import nanobind, sysconfig; print("-isystem", nanobind.include_dir(), "-isystem", sysconfig.get_path("include"))')"; \
-	for source in $$(find native -name '*.cpp' ! -name 'avx*'); do \
+	for source in $$(find native -name '*.cpp' ! -name 'avx*' ! -path '*/tests/*'); do \
 	  echo "[neon] $$source"; \
 	  $(ARM) -std=c++20 -O3 -ffp-contract=off -fPIC -fvisibility=hidden -march=armv8.2-a+dotprod -Wall -Wextra -Werror -DFANLIGHT_NEON -Inative $$include \
 	    -c "$$source" -o "build/neon/$$(echo "$$source" | tr '/' '-').o" || exit 1; \
 	done
+	@if command -v qemu-aarch64 >/dev/null; then \
+	  $(ARM) -static -std=c++20 -O2 -ffp-contract=off -march=armv8.2-a+dotprod -DFANLIGHT_NEON -Inative $(NEON_TWINS) -o build/neon/twins \
+	  && qemu-aarch64 build/neon/twins; \
+	else echo "[neon] compiled; qemu-aarch64 (Debian, Ubuntu: apt-get install qemu-user) would run native/tests/twins.cpp too"; fi
 
 # -- packages ----------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
 #include <sys/mman.h>
 #define FANLIGHT_MMAP 1
 #endif
@@ -65,12 +66,35 @@ Block::~Block() {
   free_aligned(data_);
 }
 
+namespace {
+
+// A mutex that no forked child inherits locked: a fork waits for it.
+class ForkSafeMutex {
+ public:
+  ForkSafeMutex() {
+#if defined(FANLIGHT_MMAP)
+    static auto* all = new std::vector<ForkSafeMutex*>;
+    if (all->empty())
+      pthread_atfork([] { for (auto* m : *all) m->mutex_.lock(); }, [] { for (auto* m : *all) m->mutex_.unlock(); },
+                     [] { for (auto* m : *all) m->mutex_.unlock(); });
+    all->push_back(this);
+#endif
+  }
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
+
+ private:
+  std::mutex mutex_;
+};
+ForkSafeMutex weights_mutex;
+
+}  // namespace
+
 Weights allocate_weights(size_t bytes) {
-  static std::mutex mutex;
   static std::weak_ptr<Block> open;
   static size_t used = 0;
   bytes = (bytes + 63) & ~size_t{63};
-  std::lock_guard lock(mutex);
+  std::lock_guard lock(weights_mutex);
   std::shared_ptr<Block> block = open.lock();
   if (!block || block->size() - used < bytes) {
     block = std::make_shared<Block>(bytes > kWeightBlock ? bytes : kWeightBlock);
@@ -88,14 +112,11 @@ namespace {
 constexpr size_t kKept = size_t{32} << 20;
 
 struct Pools {
-  std::mutex mutex;
+  ForkSafeMutex mutex;
   std::vector<uint8_t*> free[256];
   size_t kept = 0;
 };
-Pools& pools() {
-  static Pools* p = new Pools;  // never destroyed: tensors may die after static objects
-  return *p;
-}
+Pools* const recycled = new Pools;  // never destroyed: tensors may die after static objects
 
 int class_of(size_t bytes) {
   if (bytes < 256) bytes = 256;
@@ -112,7 +133,7 @@ size_t bytes_of(int size_class) {
 
 Buffer::Buffer(size_t bytes) : size_class_(class_of(bytes)) {
   {
-    Pools& p = pools();
+    Pools& p = *recycled;
     std::lock_guard lock(p.mutex);
     auto& list = p.free[size_class_];
     if (!list.empty()) {
@@ -126,7 +147,7 @@ Buffer::Buffer(size_t bytes) : size_class_(class_of(bytes)) {
 }
 
 Buffer::~Buffer() {
-  Pools& p = pools();
+  Pools& p = *recycled;
   {
     std::lock_guard lock(p.mutex);
     const size_t bytes = bytes_of(size_class_);

@@ -43,10 +43,11 @@ Pool::~Pool() {
 void Pool::take_steps(int first) {
   for (int k = 0; k < n_threads_; k++) {
     Range& range = ranges_[static_cast<size_t>((first + n_threads_ - 1 + k) % n_threads_)];  // the caller has the last one
-    for (;;) {
-      const int begin = range.next.fetch_add(grain_, std::memory_order_relaxed);
-      if (begin >= range.end) break;
-      call_(context_, begin, std::min(begin + grain_, range.end));
+    for (int begin = range.next.load(std::memory_order_relaxed); begin < range.end;) {
+      const int step = std::clamp((range.end - begin) / 2, 1, grain_);  // smaller towards the end: nobody waits long for the last
+      if (!range.next.compare_exchange_weak(begin, begin + step, std::memory_order_relaxed)) continue;
+      call_(context_, begin, begin + step);
+      begin = range.next.load(std::memory_order_relaxed);
     }
   }
 }

@@ -31,7 +31,7 @@ class Pool {
     size_t bytes = 0;
   };
 
-  // body(begin, end) over [0, n_items), in steps of `grain` items. A second caller at the same time runs its loop alone.
+  // body(begin, end) over [0, n_items), in steps of up to `grain` items. A second caller at the same time runs its loop alone.
   template <class Body>
   void run(int n_items, int grain, const Body& body, Ahead next = {}) {
     if (n_items <= 0) return;

@@ -1,0 +1,193 @@
+// Every instruction set that this processor runs, against the generic kernels: a program without Python, so that it runs in an
+// emulator too (`make neon`). The definition is in fanlight/kernels/reference.py; tests/kernels compares with that.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "kernels/table.h"
+
+namespace {
+
+using namespace fanlight;
+
+std::mt19937 rng(1);
+int failures = 0, comparisons = 0;
+
+std::vector<float> numbers(size_t n, float spread = 1.f) {
+  std::normal_distribution<float> normal(0.f, spread);
+  std::vector<float> v(n);
+  for (float& x : v) x = normal(rng);
+  return v;
+}
+
+void same(const char* isa, const char* what, const std::vector<float>& got, const std::vector<float>& want, float tolerance) {
+  comparisons++;
+  float largest = 1e-6f, worst = 0;
+  for (float x : want) largest = std::fmax(largest, std::fabs(x));
+  for (size_t i = 0; i < want.size(); i++) {
+    const float d = std::fabs(got[i] - want[i]);
+    if (!(d <= worst)) worst = d;  // NaN counts
+  }
+  if (worst <= tolerance * largest) return;
+  std::printf("%s: %s differs by %g of %g\n", isa, what, static_cast<double>(worst), static_cast<double>(largest));
+  failures++;
+}
+
+void check_tiles(const Kernels& k, const Kernels& g) {
+  const int n_in = 96, groups = n_in / kGroup;
+  std::vector<uint8_t> bytes(static_cast<size_t>(n_in) * 64 + 4096);  // room for reading ahead
+  for (uint8_t& b : bytes) b = static_cast<uint8_t>(rng());
+  auto scales = [&](size_t at, int n) {
+    for (int i = 0; i < n; i++) {
+      const uint16_t h = static_cast<uint16_t>(0x2000 + rng() % 0x1000);  // small positive halves
+      std::memcpy(bytes.data() + at + static_cast<size_t>(i) * 2, &h, 2);
+    }
+  };
+  const std::vector<float> x = numbers(8 * n_in);
+  for (int rows = 1; rows <= k.max_rows && rows <= g.max_rows; rows++) {
+    auto run = [&](const Kernels& t, TileFn tile) {
+      std::vector<uint8_t> panels(static_cast<size_t>(rows * groups * kPanelBytes));
+      t.quantize(x.data(), n_in, rows, groups, panels.data());
+      std::vector<float> out(static_cast<size_t>(rows) * kTile);
+      tile(bytes.data(), n_in, {x.data(), n_in, panels.data()}, 0, rows, out.data());
+      return out;
+    };
+    for (int i = 0; i < groups; i++) scales(static_cast<size_t>(i) * 320, 32);
+    same(k.name, "tile_q4_1", run(k, k.tile_q4_1), run(g, g.tile_q4_1), 2e-6f);
+    scales(0, groups * 16);
+    same(k.name, "tile_q8_0", run(k, k.tile_q8_0), run(g, g.tile_q8_0), 2e-6f);
+    scales(0, n_in * 16);
+    same(k.name, "tile_f16", run(k, k.tile_f16), run(g, g.tile_f16), 2e-6f);
+    same(k.name, "tile_bf16", run(k, k.tile_bf16), run(g, g.tile_bf16), 2e-6f);
+    const std::vector<float> w = numbers(static_cast<size_t>(n_in) * kTile);
+    std::memcpy(bytes.data(), w.data(), w.size() * 4);
+    same(k.name, "tile_f32", run(k, k.tile_f32), run(g, g.tile_f32), 2e-6f);
+  }
+}
+
+void check_elements(const Kernels& k, const Kernels& g) {
+  const std::vector<float> a = numbers(64, 3.f), b = numbers(64);
+  auto unary = [&](auto f) {
+    std::vector<float> x = a;
+    f(x.data(), 64);
+    return x;
+  };
+  auto binary = [&](auto f) {
+    std::vector<float> y(64);
+    f(a.data(), b.data(), y.data(), 64);
+    return y;
+  };
+  same(k.name, "silu", unary(k.silu), unary(g.silu), 2e-6f);
+  same(k.name, "gelu_tanh", unary(k.gelu_tanh), unary(g.gelu_tanh), 2e-6f);
+  same(k.name, "add", binary(k.add), binary(g.add), 0.f);
+  same(k.name, "silu_mul", binary(k.silu_mul), binary(g.silu_mul), 2e-6f);
+  same(k.name, "gelu_mul", binary(k.gelu_mul), binary(g.gelu_mul), 2e-6f);
+  for (int n : {1, 7, 31, 32, 45}) {
+    const int stride = (n + 31) / 32 * 32;
+    auto padded = [&] {
+      std::vector<float> v = numbers(static_cast<size_t>(stride));
+      for (int i = n; i < stride; i++) v[static_cast<size_t>(i)] = 0;
+      return v;
+    };
+    const std::vector<float> x = padded(), w = padded(), c = padded();
+    auto norm = [&](const Kernels& t) {
+      std::vector<float> y(static_cast<size_t>(stride));
+      t.rms_norm(x.data(), w.data(), 1e-5f, n, stride, y.data());
+      return y;
+    };
+    auto layer = [&](const Kernels& t) {
+      std::vector<float> y(static_cast<size_t>(stride));
+      t.layer_norm(x.data(), w.data(), c.data(), 1e-5f, n, stride, y.data());
+      return y;
+    };
+    same(k.name, "rms_norm", norm(k), norm(g), 2e-6f);
+    same(k.name, "layer_norm", layer(k), layer(g), 1e-4f);
+  }
+}
+
+void check_attention(const Kernels& k, const Kernels& g, bool half) {
+  const int page_tokens = 64, n_keys = 90;
+  for (int head_dim : {2, 10, 24, 64, 80}) {
+    const size_t v_stride = static_cast<size_t>((head_dim + 15) / 16 * 16);
+    const size_t key_bytes = static_cast<size_t>(page_tokens * head_dim) * (half ? 2 : 4), value_bytes = page_tokens * v_stride * (half ? 2 : 4);
+    const std::vector<float> q = numbers(static_cast<size_t>(2 * head_dim)), kv = numbers(static_cast<size_t>(2 * n_keys * head_dim));
+    const std::vector<float> cos = numbers(static_cast<size_t>(head_dim)), sin = numbers(static_cast<size_t>(head_dim));
+    auto run = [&](const Kernels& t) {
+      std::vector<std::vector<uint8_t>> pages(2, std::vector<uint8_t>(key_bytes + value_bytes));
+      std::vector<float> rotated(static_cast<size_t>(head_dim));
+      for (int p = 0; p < n_keys; p++) {
+        uint8_t* page = pages[static_cast<size_t>(p / page_tokens)].data();
+        t.rope(kv.data() + p * head_dim, cos.data(), sin.data(), head_dim, rotated.data());
+        (half ? t.store_kv_f16 : t.store_kv_f32)(rotated.data(), kv.data() + (n_keys + p) * head_dim, head_dim, p % page_tokens, page, page + key_bytes);
+      }
+      const uint8_t* list[] = {pages[0].data(), pages[1].data()};
+      std::vector<float> out(static_cast<size_t>(2 * head_dim)), scores(2 * 96);
+      AttentionJob job{};
+      job.pages = list, job.v_offset = key_bytes, job.page_tokens = page_tokens, job.head_dim = head_dim, job.scale = 0.3f;
+      job.scores = scores.data(), job.scores_stride = 96, job.n_rows = 2;
+      for (int r = 0; r < 2; r++) job.q[r] = q.data() + r * head_dim, job.out[r] = out.data() + r * head_dim, job.n_keys[r] = n_keys - r * 20;
+      (half ? t.attention_f16 : t.attention_f32)(job);
+      return out;
+    };
+    same(k.name, half ? "attention_f16" : "attention_f32", run(k), run(g), half ? 2e-3f : 5e-6f);
+  }
+}
+
+void check_rows(const Kernels& k, const Kernels& g) {
+  for (int n : {1, 7, 16, 33, 5000}) {
+    std::vector<float> x = numbers(static_cast<size_t>(n), 4.f);
+    for (int i = 1; i < n; i += 3) x[static_cast<size_t>(i)] = -INFINITY;
+    auto read = [&](const Kernels& t) {
+      bool has_nan = true;
+      const RowStats s = t.row_stats(x.data(), n);
+      const RowMass m = t.row_mass(x.data(), n, s.max, s.max - 3.f);
+      return std::vector<float>{static_cast<float>(s.n_kept), s.max, static_cast<float>(s.sum_exp), static_cast<float>(s.sum_x_exp),
+                                static_cast<float>(m.count), static_cast<float>(m.sum_exp), static_cast<float>(t.row_argmax(x.data(), n, &has_nan)),
+                                static_cast<float>(t.row_count_above(x.data(), n, 0.f)), has_nan ? 1.f : 0.f};
+    };
+    same(k.name, "row readings", read(k), read(g), 1e-6f);
+    auto lists = [&](const Kernels& t) {
+      std::vector<int32_t> found(static_cast<size_t>(n) + 16);
+      std::vector<float> result;
+      int next = 0;
+      const int a = t.row_collect(x.data(), 0, n, 1.f, found.data(), static_cast<int>(found.size()), &next);
+      result.assign(found.begin(), found.begin() + a);
+      const int b = t.row_gumbel(x.data(), 0, n, 123u, 456u, 6.0, found.data(), static_cast<int>(found.size()), &next);
+      result.insert(result.end(), found.begin(), found.begin() + b);
+      result.push_back(static_cast<float>(next));
+      result.resize(static_cast<size_t>(2 * n + 1), -1.f);
+      return result;
+    };
+    same(k.name, "row lists", lists(k), lists(g), 0.f);
+    auto kept = [&](const Kernels& t) {
+      std::vector<float> y(static_cast<size_t>(n)), z(static_cast<size_t>(n));
+      t.row_keep(x.data(), n, 0.5f, y.data());
+      t.row_divide(x.data(), n, 0.7f, z.data());
+      for (auto* v : {&y, &z})
+        for (float& f : *v) f = std::isinf(f) ? -1e3f : f;
+      y.insert(y.end(), z.begin(), z.end());
+      return y;
+    };
+    same(k.name, "row filters", kept(k), kept(g), 0.f);
+  }
+}
+
+}  // namespace
+
+int main() {
+  for (const char* name : {"avx512", "avx2", "neon", "generic"}) {
+    if (!use_kernels(name)) continue;
+    const Kernels &k = kernels(), &g = *generic_kernels();
+    const int before = comparisons;
+    check_tiles(k, g);
+    check_elements(k, g);
+    check_attention(k, g, true);
+    check_attention(k, g, false);
+    check_rows(k, g);
+    std::printf("%s: %d comparisons\n", name, comparisons - before);
+  }
+  std::printf("%d failed\n", failures);
+  return failures ? 1 : 0;
+}
