@@ -3,7 +3,7 @@
 
 namespace fanlight::FANLIGHT_ISA {
 
-constexpr int kAhead = 2048;  // bytes to prefetch ahead when one row streams the weights
+constexpr int kAhead = 4096;  // bytes to prefetch ahead when one row streams the weights
 
 // Q4_1 group: [16 x f16 scale][16 x f16 minimum][4 x 64 bytes]. Byte vector i, lane r holds row r's nibbles
 // k = 4 i .. 4 i + 3 (low) and 16 + 4 i .. (high).  y += scale * a_scale * dot(w, a) + minimum * a_scale * sum(a)
@@ -42,16 +42,19 @@ FL_FN void tile_q4_1_rows(const uint8_t* w, int n_groups, const uint8_t* panel, 
   for (int t = 0; t < T; t++) store(out + t * kTile, y[t]);
 }
 
-// Q8_0 tile: [groups][16 x f16 scale], then for each group 8 x 64 bytes of (w ^ 0x80): vector i, lane r holds k = 4 i .. 4 i + 3.
+// Q8_0 groups come in pairs, one stream to the prefetcher: [2][16 x f16 scale], then 2 x 8 x 64 bytes of (w ^ 0x80); vector i,
+// lane r holds k = 4 i .. 4 i + 3. The last group of an odd number has a pair's scales and its own bytes.
+constexpr int kQ8PairBytes = 64 + 2 * 512;
+
 template <int T>
 FL_FN void tile_q8_0_rows(const uint8_t* w, int n_groups, const uint8_t* panel, float* out) {
-  const uint8_t* scales = w;
-  w += static_cast<size_t>(n_groups) * 32;
   F32 y[T];
   for (int t = 0; t < T; t++) y[t] = zero();
-  for (int g = 0; g < n_groups; g++, w += 512, scales += 32, panel += T * kPanelBytes) {
+  for (int g = 0; g < n_groups; g++, panel += T * kPanelBytes) {
+    const uint8_t* pair = w + static_cast<size_t>(g / 2) * kQ8PairBytes;
+    const uint8_t* bytes = pair + 64 + g % 2 * 512;
     if (T == 1)
-      for (int i = 0; i < 512; i += 64) prefetch(w + kAhead + i);
+      for (int i = 0; i < 576; i += 64) prefetch(bytes + kAhead + i);
     const int8_t* q = reinterpret_cast<const int8_t*>(panel);
     const float* scale = reinterpret_cast<const float*>(panel + T * kGroup);
     const int32_t* sum = reinterpret_cast<const int32_t*>(panel + T * (kGroup + 8));
@@ -59,14 +62,14 @@ FL_FN void tile_q8_0_rows(const uint8_t* w, int n_groups, const uint8_t* panel, 
     for (int t = 0; t < T; t++) even[t] = dot_s8_start(sum[t]), odd[t] = splat_i(0);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) {
-      Bytes b = load_bytes(w + 64 * i);
+      Bytes b = load_bytes(bytes + 64 * i);
 #pragma GCC unroll 8
       for (int t = 0; t < T; t++) {
         I32& acc = T == 1 && i % 2 ? odd[t] : even[t];
         acc = dot_s8(acc, b, q + t * kGroup + 4 * i);
       }
     }
-    F32 w_scale = load_f16(reinterpret_cast<const uint16_t*>(scales));
+    F32 w_scale = load_f16(reinterpret_cast<const uint16_t*>(pair + g % 2 * 32));
 #pragma GCC unroll 8
     for (int t = 0; t < T; t++) {
       I32 dot = T == 1 ? add_i(even[t], odd[t]) : even[t];

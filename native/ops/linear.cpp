@@ -68,21 +68,22 @@ void pack_q4_0(const uint8_t* const* rows, size_t, int n_in, uint8_t* tile) {
     }
 }
 
+// Where a Q8_0 tile keeps group g: see kernels/tiles.h.
+size_t q8_scales(int g) { return static_cast<size_t>(g / 2) * 1088 + static_cast<size_t>(g % 2) * 32; }
+size_t q8_bytes(int g) { return static_cast<size_t>(g / 2) * 1088 + 64 + static_cast<size_t>(g % 2) * 512; }
+
 // Q8_0 block: f16 scale, 32 signed bytes.
 void pack_q8_0(const uint8_t* const* rows, size_t, int n_in, uint8_t* tile) {
-  const int n_groups = n_in / kGroup;
-  uint8_t* scales = tile;
-  tile += n_groups * 32;
-  for (int g = 0; g < n_groups; g++, tile += 512)
+  for (int g = 0; g < n_in / kGroup; g++)
     for (int r = 0; r < kTile; r++) {
       static const uint8_t none[34] = {};
       const uint8_t* block = rows[r] ? rows[r] + g * 34 : none;
-      std::memcpy(scales + g * 32 + r * 2, block, 2);
+      std::memcpy(tile + q8_scales(g) + r * 2, block, 2);
       for (int i = 0; i < 8; i++) {
         uint32_t four;
         std::memcpy(&four, block + 2 + i * 4, 4);
         four ^= 0x80808080u;
-        std::memcpy(tile + i * 64 + r * 4, &four, 4);
+        std::memcpy(tile + q8_bytes(g) + i * 64 + r * 4, &four, 4);
       }
     }
 }
@@ -123,11 +124,10 @@ void row_q4_1(const uint8_t* tile, int r, int n_in, float* y) {
   }
 }
 void row_q8_0(const uint8_t* tile, int r, int n_in, float* y) {
-  const uint8_t* scales = tile;
-  tile += n_in / kGroup * 32;
-  for (int g = 0; g < n_in / kGroup; g++, tile += 512, y += kGroup) {
-    const float scale = half_value(read16(scales + g * 32 + r * 2));
-    for (int k = 0; k < kGroup; k++) y[k] = scale * static_cast<float>(static_cast<int8_t>(tile[k / 4 * 64 + r * 4 + k % 4] ^ 0x80));
+  for (int g = 0; g < n_in / kGroup; g++, y += kGroup) {
+    const float scale = half_value(read16(tile + q8_scales(g) + r * 2));
+    const uint8_t* bytes = tile + q8_bytes(g) + r * 4;
+    for (int k = 0; k < kGroup; k++) y[k] = scale * static_cast<float>(static_cast<int8_t>(bytes[k / 4 * 64 + k % 4] ^ 0x80));
   }
 }
 
@@ -144,7 +144,8 @@ struct Linear::Type {
   const char* name;
   int group;           // weights a block holds, in the file and in a tile
   size_t file_bytes;   // of a block
-  size_t tile_bytes;   // of one block of each of the 16 rows
+  size_t tile_bytes;   // of `tile_blocks` blocks of each of the 16 rows
+  int tile_blocks;     // blocks that are laid out together, so that vectors stay aligned
   bool quantised;      // meets int8 activations
   PackFn pack;
   TileFn Kernels::* tile;
@@ -152,12 +153,12 @@ struct Linear::Type {
 };
 
 const Linear::Type Linear::kTypes[] = {
-    {"F32", 1, 4, 64, false, pack_float<uint32_t>, &Kernels::tile_f32, row_f32},
-    {"F16", 1, 2, 32, false, pack_float<uint16_t>, &Kernels::tile_f16, row_f16},
-    {"BF16", 1, 2, 32, false, pack_float<uint16_t>, &Kernels::tile_bf16, row_bf16},
-    {"Q4_0", 32, 18, 320, true, pack_q4_0, &Kernels::tile_q4_1, row_q4_1},
-    {"Q4_1", 32, 20, 320, true, pack_q4_1, &Kernels::tile_q4_1, row_q4_1},
-    {"Q8_0", 32, 34, 544, true, pack_q8_0, &Kernels::tile_q8_0, row_q8_0},
+    {"F32", 1, 4, 64, 1, false, pack_float<uint32_t>, &Kernels::tile_f32, row_f32},
+    {"F16", 1, 2, 64, 2, false, pack_float<uint16_t>, &Kernels::tile_f16, row_f16},
+    {"BF16", 1, 2, 64, 2, false, pack_float<uint16_t>, &Kernels::tile_bf16, row_bf16},
+    {"Q4_0", 32, 18, 320, 1, true, pack_q4_0, &Kernels::tile_q4_1, row_q4_1},
+    {"Q4_1", 32, 20, 320, 1, true, pack_q4_1, &Kernels::tile_q4_1, row_q4_1},
+    {"Q8_0", 32, 34, 1088, 2, true, pack_q8_0, &Kernels::tile_q8_0, row_q8_0},
 };
 
 const Linear::Type& Linear::type_named(const std::string& name) {
@@ -212,7 +213,8 @@ Linear::Linear(const std::string& dtype, int n_in, const std::vector<Part>& part
   const size_t unit_rows = gated ? 2 * kUnit : kUnit;
   rows.resize((rows.size() + unit_rows - 1) / unit_rows * unit_rows, nullptr);
   n_tiles_ = static_cast<int>(rows.size() / kTile);
-  tile_bytes_ = static_cast<size_t>(n_in / type_->group) * type_->tile_bytes;
+  const int n_blocks = n_in / type_->group;
+  tile_bytes_ = static_cast<size_t>((n_blocks + type_->tile_blocks - 1) / type_->tile_blocks) * type_->tile_bytes;
   if (bias) {
     check(!gated, "pack: a gated matrix takes no bias");
     check(n_bias == static_cast<size_t>(n_out_), "pack: the bias has ", n_bias, " values for ", n_out_, " rows");
