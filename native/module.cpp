@@ -29,20 +29,33 @@ namespace {
 std::atomic<bool> profiling{false};
 std::atomic<int64_t> profiled_ns{0};
 
-// Around every op: lets other Python threads run, and counts the time when profiling.
+// Counts the time of an op when profiling.
+class Clock {
+ public:
+  Clock() {
+    if (on_) start_ = std::chrono::steady_clock::now();
+  }
+  ~Clock() {
+    if (on_) profiled_ns += std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start_).count();
+  }
+
+ private:
+  bool on_ = profiling.load(std::memory_order_relaxed);
+  std::chrono::steady_clock::time_point start_;
+};
+
+// Around every op: other Python threads run meanwhile.
 template <class Op>
 auto timed(const Op& op) {
-  struct Clock {
-    std::chrono::steady_clock::time_point start;
-    bool on = profiling.load(std::memory_order_relaxed);
-    Clock() {
-      if (on) start = std::chrono::steady_clock::now();
-    }
-    ~Clock() {
-      if (on) profiled_ns += std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count();
-    }
-  } clock;
+  Clock clock;
   nb::gil_scoped_release release;
+  return op();
+}
+// Around an op on `n_rows` rows that is over sooner, for a few, than another thread could take the GIL.
+template <class Op>
+auto timed_rows(int n_rows, const Op& op) {
+  if (n_rows > 4) return timed(op);
+  Clock clock;
   return op();
 }
 
@@ -190,13 +203,13 @@ NB_MODULE(_native, m) {
   m.def("pack", pack, "dtype"_a, "n_in"_a, "parts"_a, nb::kw_only(), "bias"_a = nb::none(), "activation"_a = "none", "gated"_a = false);
   m.def("linear", [](const Tensor& x, const Linear& w, const Tensor* residual) { return timed([&] { return w.apply(x, residual); }); },
         "x"_a, "w"_a, "residual"_a = nb::none());
-  m.def("embed", [](const Linear& w, const std::vector<int>& ids) { return timed([&] { return w.embed(ids); }); }, "w"_a, "ids"_a);
-  m.def("add", [](const Tensor& a, const Tensor& b) { return timed([&] { return add(a, b); }); }, "a"_a, "b"_a);
-  m.def("take_rows", [](const Tensor& x, const std::vector<int>& rows) { return timed([&] { return take_rows(x, rows); }); }, "x"_a, "rows"_a);
-  m.def("rms_norm", [](const Tensor& x, const Tensor& weight, float eps) { return timed([&] { return rms_norm(x, weight, eps); }); },
+  m.def("embed", [](const Linear& w, const std::vector<int>& ids) { return timed_rows(static_cast<int>(ids.size()), [&] { return w.embed(ids); }); }, "w"_a, "ids"_a);
+  m.def("add", [](const Tensor& a, const Tensor& b) { return timed_rows(a.n_rows(), [&] { return add(a, b); }); }, "a"_a, "b"_a);
+  m.def("take_rows", [](const Tensor& x, const std::vector<int>& rows) { return timed_rows(static_cast<int>(rows.size()), [&] { return take_rows(x, rows); }); }, "x"_a, "rows"_a);
+  m.def("rms_norm", [](const Tensor& x, const Tensor& weight, float eps) { return timed_rows(x.n_rows(), [&] { return rms_norm(x, weight, eps); }); },
         "x"_a, "weight"_a, "eps"_a);
   m.def("layer_norm",
-        [](const Tensor& x, const Tensor& weight, const Tensor& bias, float eps) { return timed([&] { return layer_norm(x, weight, bias, eps); }); },
+        [](const Tensor& x, const Tensor& weight, const Tensor& bias, float eps) { return timed_rows(x.n_rows(), [&] { return layer_norm(x, weight, bias, eps); }); },
         "x"_a, "weight"_a, "bias"_a, "eps"_a);
 
   m.def("rope", [](std::vector<float> inv_freq) { return new Rope(std::move(inv_freq)); }, "inv_freq"_a);
@@ -208,7 +221,7 @@ NB_MODULE(_native, m) {
            const std::vector<int>& counts) { return KVBatch(std::move(pool), tables, starts, counts); },
         "pool"_a, "tables"_a, "starts"_a, "counts"_a);
   m.def("store_kv",
-        [](const Tensor& qkv, const KVBatch& batch, int layer, Rope* rope) { return timed([&] { return store_kv(qkv, batch, layer, rope); }); },
+        [](const Tensor& qkv, const KVBatch& batch, int layer, Rope* rope) { return timed_rows(batch.n_rows(), [&] { return store_kv(qkv, batch, layer, rope); }); },
         "qkv"_a, "batch"_a, "layer"_a, "rope"_a.none());
   m.def("attention",
         [](const Tensor& q, const KVBatch& batch, int layer, float scale) { return timed([&] { return attention(q, batch, layer, scale); }); },

@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.figures.rates import decode_rate
 from benchmarks.harness import Outcome, race, ratio
 from benchmarks.lineup import OURS, Q4_0, Q4_1, Lineup
+from benchmarks.peers.base import Peer
 
 FIGURE = "context"
 PROMPT, TOKENS = 900, 64
@@ -12,7 +13,7 @@ PROMPT, TOKENS = 900, 64
 
 def run(lineup: Lineup) -> Outcome:
     """Tokens per second."""
-    peers = {OURS: lineup.fanlight, Q4_1: lineup.llama_q4_1, Q4_0: lineup.llama_q4_0}
+    peers: dict[str, Peer] = {OURS: lineup.fanlight, Q4_1: lineup.llama_q4_1, Q4_0: lineup.llama_q4_0}
     samples = race(
         {name: decode_rate(peer, lineup.window, prompt=PROMPT, tokens=TOKENS) for name, peer in peers.items()},
         lineup.rounds,

@@ -1,4 +1,4 @@
-"""Decode speed on the default model: 128 tokens after a prompt of 14, against three peers and a pure read of the same bytes."""
+"""Decode speed on the default model: 128 tokens after 14, against the peers and a pure read of the same bytes."""
 
 from __future__ import annotations
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from benchmarks.harness import Outcome, race, ratio
 from benchmarks.lineup import N_CTX, OURS, Q4_0, Q4_1, Lineup
 from benchmarks.machine import ROOT
+from benchmarks.peers.base import Peer
 
 FIGURE = "memory"
 PREFILLED, DECODED = 900, 100
@@ -17,7 +18,7 @@ PREFILLED, DECODED = 900, 100
 def run(lineup: Lineup) -> Outcome:
     """Megabytes."""
     lineup.gguf_q4_0  # noqa: B018  # made now, not by the process that is measured
-    samples = race({name: lambda turn, name=name: peak(name, lineup) for name in (OURS, Q4_1, Q4_0)}, 3, warm_up=0)
+    samples = race({name: peak_of(name, lineup) for name in (OURS, Q4_1, Q4_0)}, 3, warm_up=0)
     goals = [
         ratio("times llama.cpp Q4_1", samples, OURS, Q4_1, high=1.0),
         ratio("times llama.cpp Q4_0", samples, OURS, Q4_0),
@@ -27,20 +28,25 @@ def run(lineup: Lineup) -> Outcome:
     )
 
 
-def peak(name: str, lineup: Lineup) -> float:
-    """Megabytes that a process of its own needed."""
-    ids = ",".join(map(str, lineup.window(1, PREFILLED)))
-    command = [sys.executable, "-m", "benchmarks.figures.memory", name, str(lineup.threads), ids]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if found.returncode != 0:
-        raise RuntimeError(f"memory of {name}: {found.stderr[-500:]}")
-    return float(found.stdout) / 1e6
+def peak_of(name: str, lineup: Lineup) -> Callable[[int], float]:
+    """Megabytes that a process of its own needs."""
+
+    def measure_once(turn: int) -> float:
+        ids = ",".join(map(str, lineup.window(turn, PREFILLED)))
+        command = [sys.executable, "-m", "benchmarks.figures.memory", name, str(lineup.threads), ids]
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if found.returncode != 0:
+            raise RuntimeError(f"memory of {name}: {found.stderr[-500:]}")
+        return float(found.stdout) / 1e6
+
+    return measure_once
 
 
 def measure(name: str, threads: int, ids: Sequence[int]) -> int:
     """Do the work; this process's peak resident bytes."""
     lineup = Lineup(threads=threads, rounds=1)
-    peer = {OURS: lambda: lineup.fanlight, Q4_1: lambda: lineup.llama_q4_1, Q4_0: lambda: lineup.llama_q4_0}[name]()
+    attributes = {OURS: "fanlight", Q4_1: "llama_q4_1", Q4_0: "llama_q4_0"}
+    peer: Peer = getattr(lineup, attributes[name])
     peer.prefill(ids)
     peer.decode(DECODED)
     return peak_bytes()

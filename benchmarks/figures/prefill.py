@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.figures.rates import prefill_rate
 from benchmarks.harness import Outcome, race, ratio
 from benchmarks.lineup import OURS, Q4_0, Q4_1, TRANSFORMERS, Lineup
+from benchmarks.peers.base import Peer
 
 FIGURE = "prefill"
 PROMPT = 512
@@ -12,7 +13,7 @@ PROMPT = 512
 
 def run(lineup: Lineup) -> Outcome:
     """Prompt tokens per second."""
-    peers = {
+    peers: dict[str, Peer] = {
         OURS: lineup.fanlight,
         Q4_1: lineup.llama_q4_1,
         Q4_0: lineup.llama_q4_0,

@@ -1,4 +1,4 @@
-"""Closeness to transformers in float32 on the same dequantised weights, along the path of a text of a thousand tokens."""
+"""Closeness to transformers in float32 on the same dequantised weights, along a text of a thousand tokens."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(lineup: Lineup) -> Outcome:
 
 
 def compare(reference: Logits, found: Logits, ids: Sequence[int]) -> tuple[float, float, float]:
-    """(share of positions with the same arg max, mean KL(reference || found), perplexity ratio). Logits: (T, n_vocab)."""
+    """(share of equal arg maxes, mean KL(reference || found), perplexity ratio). Logits: (T, n_vocab)."""
     same = float(np.mean(reference.argmax(axis=1) == found.argmax(axis=1)))
     p, q = log_softmax(reference), log_softmax(found)
     kl = float(np.mean(np.sum(np.exp(p) * (p - q), axis=1)))

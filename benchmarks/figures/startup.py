@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.harness import Goal, Outcome, race, ratio
@@ -17,7 +19,8 @@ FANLIGHT, LLAMA = "fanlight generate", "llama-cpp-python, Llama()"
 LLAMA_SCRIPT = """
 import sys
 from llama_cpp import Llama
-model = Llama(sys.argv[1], n_ctx=int(sys.argv[2]), n_threads=int(sys.argv[3]), n_threads_batch=int(sys.argv[3]), verbose=False)
+threads = int(sys.argv[3])
+model = Llama(sys.argv[1], n_ctx=int(sys.argv[2]), n_threads=threads, n_threads_batch=threads, verbose=False)
 for piece in model(sys.argv[4], max_tokens=1, temperature=0, stream=True):
     print(piece["choices"][0]["text"], flush=True)
 """
@@ -38,7 +41,7 @@ def run(lineup: Lineup) -> Outcome:
     return Outcome(figure=FIGURE, unit="seconds", samples=samples, goals=goals)
 
 
-def until_printed(command: list[object]) -> float:
+def until_printed(command: Sequence[object]) -> float:
     """Seconds until a process prints the last of its output, which is the first new token."""
     start = time.perf_counter()
     last = start
@@ -49,9 +52,10 @@ def until_printed(command: list[object]) -> float:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         printed = b""
-        while chunk := process.stdout.read1():
+        while chunk := os.read(process.stdout.fileno(), 4096):
             if chunk.strip():
                 last = time.perf_counter()
             printed += chunk

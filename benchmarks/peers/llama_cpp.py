@@ -1,4 +1,4 @@
-"""llama.cpp through the low-level API of llama-cpp-python: flash attention on, greedy sampler in C, no Python per layer."""
+"""llama.cpp through the low-level API of llama-cpp-python: flash attention on, greedy sampler in C."""
 
 from __future__ import annotations
 

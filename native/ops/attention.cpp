@@ -21,7 +21,8 @@ Tensor store_kv(const Tensor& qkv, const KVBatch& batch, int layer, Rope* rope) 
   const auto store = kv.is_f16() ? k.store_kv_f16 : k.store_kv_f32;
   Tensor q(qkv.n_rows(), q_columns);
   pool()->run(qkv.n_rows(), 4, [&](int begin, int end) {
-    std::vector<float> rotated(static_cast<size_t>(head_dim));
+    static thread_local std::vector<float> rotated;
+    if (rotated.size() < static_cast<size_t>(head_dim)) rotated.resize(static_cast<size_t>(head_dim));
     for (int r = begin; r < end; r++) {
       const KVBatch::Row& at = batch.rows()[static_cast<size_t>(r)];
       const float* x = qkv.row(r);
@@ -63,7 +64,9 @@ Tensor attention(const Tensor& q, const KVBatch& batch, int layer, float scale) 
   struct Item {
     int first, count;  // rows
   };
-  std::vector<Item> items;
+  static thread_local std::vector<Item> items_of_call;  // reused: no allocation in a decode step
+  std::vector<Item>& items = items_of_call;
+  items.clear();
   int64_t work = 0;  // multiply-adds
   const auto& rows = batch.rows();
   for (int r = 0; r < q.n_rows();) {

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from fanlight.cache.paged import PagedCache
 from fanlight.decoding.config import GenerationConfig
 from fanlight.decoding.step import Decision, StepSettings, decide
+from fanlight.decoding.stopping import CANCELLED
 from fanlight.engine.loop import Engine
 from fanlight.errors import ContextOverflow, FanlightError, OptionError
 from fanlight.kernels import load_ops, slow_notice
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fanlight.engine.request import StepEvent
     from fanlight.models.base import Decoder
     from fanlight.text.tokenizer import AnyTokenizer
     from fanlight.trace.records import StepRecord
@@ -101,7 +102,7 @@ class Generation:
     notes: tuple[str, ...]
     """Settings that had no effect, and other things worth knowing, a sentence each."""
     prefill_seconds: float
-    """From the call to the first token."""
+    """Until the first token was chosen. Time spent by the caller between steps does not count, here and below."""
     decode_seconds: float
     """From the first token to the last."""
 
@@ -186,6 +187,16 @@ class Model:
         """Text to ids and back."""
         return self._parts.tokenizer
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth knowing of every text that this model writes, a sentence each."""
+        notice, unread = slow_notice(self.decoder.ops), self._parts.report.unread
+        more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
+        notes = [notice] if notice else []
+        if unread:
+            notes.append(f"the file has tensors that this architecture does not use: {', '.join(unread[:5])}{more}")
+        return tuple(notes)
+
     # -- generating ---------------------------------------------------------------------------------------------------
 
     def generate(self, prompt: Prompt, config: GenerationConfig | None = None, **options: Any) -> Generation:
@@ -193,27 +204,28 @@ class Model:
 
         Errors: OptionError, ContextOverflow (the prompt is longer than the window), NumericError.
         """
-        return self._finish(self._run(self.prompt_ids(prompt), self._config(config, options)))
+        stream = self.stream(prompt, config, **options)
+        return stream.result(tuple(stream))
 
-    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **options: Any) -> Iterator[Step]:
-        """The steps of `generate`, each as soon as it is chosen. Closing the iterator ends the request."""
-        run = self._run(self.prompt_ids(prompt), self._config(config, options))
-        return iter(run)
+    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **options: Any) -> Stream:
+        """The steps of `generate`, each as soon as it is chosen. Closing the stream ends the request."""
+        return Stream(self, self.prompt_ids(prompt), self._config(config, options))
 
     def chat(
         self, messages: Sequence[Mapping[str, Any]], config: GenerationConfig | None = None, **options: Any
     ) -> Generation:
         """The assistant's answer to messages like {"role": "user", "content": "..."}.
 
-        Errors: as `generate`; TokenizerError if the messages are malformed or the model has no chat template.
+        Errors: as `generate`; OptionError if the model has no chat template, TokenizerError if the messages are malformed.
         """
-        return self._finish(self._run(self.chat_ids(messages), self._config(config, options)))
+        stream = self.stream_chat(messages, config, **options)
+        return stream.result(tuple(stream))
 
     def stream_chat(
         self, messages: Sequence[Mapping[str, Any]], config: GenerationConfig | None = None, **options: Any
-    ) -> Iterator[Step]:
-        """The steps of `chat`, each as soon as it is chosen."""
-        return iter(self._run(self.chat_ids(messages), self._config(config, options)))
+    ) -> Stream:
+        """The steps of `chat`, each as soon as it is chosen. Closing the stream ends the request."""
+        return Stream(self, self.chat_ids(messages), self._config(config, options))
 
     def next_token(self, prompt: Prompt, configs: Sequence[GenerationConfig]) -> list[Step]:
         """What would come next under each of several settings: one forward pass, one decision for each."""
@@ -221,16 +233,12 @@ class Model:
         logits = self._forward(ids, [len(ids) - 1])
         ops, steps = self.decoder.ops, []
         for config in configs:
-            seed = _seed(config)
-            settings = StepSettings.of(
-                config, seed=seed, eos_ids=config.eos_token_id or self.tokenizer.eos_ids, ops=ops
-            )
+            ends = config.eos_token_id
+            eos_ids = self.tokenizer.eos_ids if ends is None else self._checked("eos_token_id", ends)
+            settings = StepSettings.of(config, seed=_seed(config), eos_ids=eos_ids, ops=ops)
             decision = decide(ids, ops.row(logits, 0), settings)
-            steps.append(
-                Step(
-                    0, decision.choice.id, self.tokenizer.token_text(decision.choice.id), None, decision, self.tokenizer
-                )
-            )
+            token = decision.choice.id
+            steps.append(Step(0, token, self.tokenizer.token_text(token), None, decision, self.tokenizer))
         return steps
 
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
@@ -255,7 +263,7 @@ class Model:
         """The ids of a text; ids are returned as they are. An empty prompt is the model's BOS token, if it has one."""
         if isinstance(prompt, bytes):
             raise OptionError("the prompt is bytes; decode it to text first")
-        ids = tuple(self.tokenizer.encode(prompt)) if isinstance(prompt, str) else tuple(prompt)
+        ids = tuple(self.tokenizer.encode(prompt)) if isinstance(prompt, str) else self._checked("the prompt", prompt)
         if ids:
             return ids
         if self.tokenizer.bos_id is None:
@@ -320,14 +328,21 @@ class Model:
     def _config(self, config: GenerationConfig | None, options: Mapping[str, Any]) -> GenerationConfig:
         if config is None:
             return GenerationConfig.from_options(options)
+        if not isinstance(config, GenerationConfig):
+            raise OptionError(f"config must be a GenerationConfig, or options by name: got {config!r:.80}")
         return config.replace(**options) if options else config
 
-    def _run(self, ids: tuple[int, ...], config: GenerationConfig) -> _Run:
-        return _Run(self, ids, config)
-
-    def _finish(self, run: _Run) -> Generation:
-        steps = tuple(run)
-        return run.result(steps)
+    def _checked(self, what: str, ids: Iterable[int]) -> tuple[int, ...]:
+        """The ids as plain integers, all of them in the vocabulary."""
+        n_vocab = self.decoder.config.n_vocab
+        try:
+            checked = tuple(map(index, ids))
+        except TypeError:
+            raise OptionError(f"{what} must be text or token ids: got {ids!r:.80}") from None
+        for token in checked:
+            if not 0 <= token < n_vocab:
+                raise OptionError(f"{what}: id {token} is not in the model's vocabulary, 0 to {n_vocab - 1}")
+        return checked
 
     def _forward(self, ids: Sequence[int], rows: Sequence[int]) -> Tensor:
         n_ctx = self.decoder.config.n_ctx
@@ -344,51 +359,71 @@ class Model:
             cache.release(slot)
 
 
-class _Run:
-    """One request from submission to its Generation; iterating it takes the steps."""
+class Stream(Iterator[Step]):
+    """One request on its way: its steps, each as soon as it is chosen.
+
+    Closing it, leaving its `with` block or dropping it ends the request.
+    """
 
     def __init__(self, model: Model, ids: tuple[int, ...], config: GenerationConfig) -> None:
+        """Made by `Model.stream`."""
+        started = time.perf_counter()
         self._model, self._config = model, config
-        self._started = time.perf_counter()
-        self._first = self._last = self._started
         engine = model.engine(max_batch=1)
         self._request = engine.submit(ids, config)
         self._events = engine.stream(self._request)
         self._texts: list[str] = []
         self._stop: Stop | None = None
+        self._prefill_seconds = time.perf_counter() - started
+        self._decode_seconds = 0.0
 
-    def __iter__(self) -> Iterator[Step]:
-        with self._events as events:
-            for event in events:
-                self._last = time.perf_counter()
-                if event.index == 0:
-                    self._first = self._last
-                step = self._take(event)
-                if step is not None:
-                    yield step
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """What is continued."""
+        return self._request.prompt_ids
 
-    def _take(self, event: StepEvent) -> Step | None:
-        self._texts.append(event.text)
-        self._stop = event.stop
-        if event.id is None or event.decision is None:
-            return None
-        return Step(event.index, event.id, event.text, event.stop, event.decision, self._model.tokenizer)
+    @property
+    def seed(self) -> int:
+        """What the noise is drawn with."""
+        return self._request.seed
 
-    def result(self, steps: tuple[Step, ...]) -> Generation:
-        """After the last step."""
-        assert self._stop is not None, "a request ends with a stop"
-        notice = slow_notice(self._model.decoder.ops)
+    def __next__(self) -> Step:
+        while True:
+            started = time.perf_counter()
+            event = next(self._events)
+            seconds = time.perf_counter() - started  # the engine's, not that of whoever shows the steps
+            if event.index == 0:
+                self._prefill_seconds += seconds
+            else:
+                self._decode_seconds += seconds
+            self._texts.append(event.text)
+            self._stop = event.stop
+            if event.id is not None and event.decision is not None:
+                return Step(event.index, event.id, event.text, event.stop, event.decision, self._model.tokenizer)
+
+    def close(self) -> None:
+        """End the request if it has not ended. May be called again."""
+        self._events.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def result(self, steps: Sequence[Step]) -> Generation:
+        """The finished text; `steps` are those that came. A stream that was closed early was cancelled."""
         return Generation(
             prompt_ids=self._request.prompt_ids,
             ids=tuple(step.id for step in steps),
             text="".join(self._texts),
-            stop=self._stop,
-            steps=steps,
+            stop=self._stop or CANCELLED,
+            steps=tuple(steps),
             config=self._config,
             seed=self._request.seed,
-            notes=self._config.notes() + ((notice,) if notice else ()),
-            prefill_seconds=self._first - self._started,
-            decode_seconds=self._last - self._first,
+            notes=self._config.notes() + self._model.notes,
+            prefill_seconds=self._prefill_seconds,
+            decode_seconds=self._decode_seconds,
         )
 
 

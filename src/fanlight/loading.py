@@ -6,12 +6,14 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from fanlight.checkpoints.arrays import Checkpoint
+from fanlight.checkpoints.files import shown
 from fanlight.errors import CheckpointError, ModelNotFound
 from fanlight.kernels.ops import Ops
 from fanlight.models.base import Decoder
@@ -41,14 +43,18 @@ def find_model(name: str | os.PathLike[str] | None = None) -> Path:
 
     Errors: ModelNotFound, which says how to get one.
     """
-    if name is None:
-        name = os.environ.get("FANLIGHT_MODEL") or _default_file()
-    path = Path(name).expanduser()
-    if not path.exists():
-        raise ModelNotFound(
-            f"{path}: no such file or folder; give a .gguf file, or a folder with config.json and model.safetensors"
-        )
-    return path
+    given = os.environ.get("FANLIGHT_MODEL") if name is None else os.fspath(name)
+    if name is None and not given:
+        return _default_file()
+    with suppress(OSError, RuntimeError):  # a name too long, "~someone" who has no home
+        path = Path(given or "").expanduser()
+        if given and path.exists():
+            return path
+    where = "FANLIGHT_MODEL: " if name is None else ""
+    raise ModelNotFound(
+        f"{where}{shown(given or '')}: no such file or folder; "
+        "give a .gguf file, or a folder with config.json and model.safetensors"
+    )
 
 
 def _default_file() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,33 +21,45 @@ class Fields:
         """A positive whole number."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LARGEST_SIZE:
-            raise CheckpointError(
-                f"{self._path}: {self._prefix}{key} is {value!r}, expected a whole number from 1 to {LARGEST_SIZE}"
-            )
+            raise self._refuse(key, value, f"expected a whole number from 1 to {LARGEST_SIZE}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         """A positive number."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise CheckpointError(f"{self._path}: {self._prefix}{key} is {value!r}, expected a positive number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
+            raise self._refuse(key, value, "expected a positive number")
         return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false."""
+        value = self._get(key, default)
+        if not isinstance(value, bool):
+            raise self._refuse(key, value, "expected true or false")
+        return value
+
+    def group(self, key: str) -> Mapping[str, Any]:
+        """Values under a key of their own; none if it is missing."""
+        value = self._get(key, {})
+        if not isinstance(value, Mapping):
+            raise self._refuse(key, value, "expected an object")
+        return value
 
     def only(self, key: str, *known: object) -> None:
         """Refuse a value that the architecture's file does not implement; a missing key counts as known."""
-        value = self._values.get(self._prefix + key, known[0])
-        if value not in known and value is not None:
-            wanted = " or ".join(map(repr, known))
-            raise CheckpointError(
-                f"{self._path}: {self._prefix}{key} is {value!r}; Fanlight's implementation knows {wanted}"
-            )
+        value = self._get(key, known[0])
+        if value not in known:
+            raise self._refuse(key, value, f"Fanlight's implementation knows {' or '.join(map(repr, known))}")
 
     def _get(self, key: str, default: object) -> Any:
         value = self._values.get(self._prefix + key)
-        if value is None:
-            if default is None:
-                raise CheckpointError(
-                    f"{self._path}: {self._prefix}{key} is missing; the file is not a model of this architecture"
-                )
-            return default
-        return value
+        if value is not None:
+            return value
+        if default is None:
+            raise CheckpointError(
+                f"{self._path}: {self._prefix}{key} is missing; the file is not a model of this architecture"
+            )
+        return default
+
+    def _refuse(self, key: str, value: object, expected: str) -> CheckpointError:
+        return CheckpointError(f"{self._path}: {self._prefix}{key} is {repr(value)[:80]}; {expected}")

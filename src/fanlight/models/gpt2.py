@@ -64,7 +64,7 @@ def config_from_hf(config: Mapping[str, Any], path: str) -> DecoderConfig:
         n_vocab=f.size("vocab_size"),
         n_ctx=f.size("n_positions", 1024),
         norm_eps=f.number("layer_norm_epsilon", 1e-5),
-        tied_head=bool(config.get("tie_word_embeddings", True)),
+        tied_head=f.flag("tie_word_embeddings", True),
     )
 
 
@@ -99,8 +99,7 @@ class GPT2:
         self.positions = weights.matrix([Slot("positions", c.n_ctx)], c.n_embd)
         self.blocks = [Block(weights, i, c) for i in range(c.n_layer)]
         self.norm, self.norm_bias = weights.vector("norm", c.n_embd), weights.vector("norm_bias", c.n_embd)
-        tied = c.tied_head or not weights.has("head")
-        self.head: Linear = self.embed if tied else weights.matrix([Slot("head", c.n_vocab)], c.n_embd)
+        self.head: Linear = self.embed if c.tied_head else weights.matrix([Slot("head", c.n_vocab)], c.n_embd)
         self.scale = c.head_dim**-0.5
 
     def new_pool(self) -> KVPool:

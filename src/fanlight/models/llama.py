@@ -6,6 +6,7 @@ Source: Touvron et al. 2023 (LLaMA); SmolLM2 is of this architecture.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from fanlight.errors import CheckpointError
@@ -45,34 +46,35 @@ NAMES = {
     },
 }
 NO_WEIGHTS = (".rotary_emb.inv_freq",)
+GGUF_ESSENTIAL = ("blk.", "rope_freqs.")  # a bias, another norm, experts, rope scaling: the metadata tell of none
 
 
-def config_from_gguf(metadata: Mapping[str, Any], path: str) -> DecoderConfig:
-    """Sizes from GGUF metadata. Errors: CheckpointError."""
+def config_from_gguf(metadata: Mapping[str, Any], path: str, *, tied_head: bool = False) -> DecoderConfig:
+    """Sizes from GGUF metadata, which does not tell whether the head is tied. Errors: CheckpointError."""
     f = Fields(metadata, path, prefix="llama.")
-    scaling = metadata.get("llama.rope.scaling.type", "none")
-    if scaling != "none":
-        raise CheckpointError(
-            f"{path}: llama.rope.scaling.type is {scaling!r}; Fanlight reads models without rope scaling"
-        )
+    f.only("rope.scaling.type", "none")
+    f.only("rope.scale_linear", 1.0)
     n_head, n_embd = f.size("attention.head_count"), f.size("embedding_length")
     head_dim = f.size("attention.key_length", n_embd // n_head)
-    rotated = f.size("rope.dimension_count", head_dim)
-    if rotated != head_dim:
-        raise CheckpointError(f"{path}: llama.rope.dimension_count is {rotated}, expected the head size {head_dim}")
-    tokens = metadata.get("tokenizer.ggml.tokens", ())
-    return DecoderConfig(
-        model_type="llama",
-        n_layer=f.size("block_count"),
-        n_head=n_head,
-        n_kv_head=f.size("attention.head_count_kv", n_head),
-        n_embd=n_embd,
-        head_dim=head_dim,
-        n_ffn=f.size("feed_forward_length"),
-        n_vocab=f.size("vocab_size", len(tokens)),
-        n_ctx=f.size("context_length"),
-        norm_eps=f.number("attention.layer_norm_rms_epsilon"),
-        rope_theta=f.number("rope.freq_base", 10000.0),
+    f.only("attention.value_length", head_dim)
+    f.only("rope.dimension_count", head_dim)
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    return _checked(
+        DecoderConfig(
+            model_type="llama",
+            n_layer=f.size("block_count"),
+            n_head=n_head,
+            n_kv_head=f.size("attention.head_count_kv", n_head),
+            n_embd=n_embd,
+            head_dim=head_dim,
+            n_ffn=f.size("feed_forward_length"),
+            n_vocab=f.size("vocab_size", len(tokens) if isinstance(tokens, list) else None),
+            n_ctx=f.size("context_length"),
+            norm_eps=f.number("attention.layer_norm_rms_epsilon"),
+            rope_theta=f.number("rope.freq_base", 10000.0),
+            tied_head=tied_head,
+        ),
+        path,
     )
 
 
@@ -82,25 +84,38 @@ def config_from_hf(config: Mapping[str, Any], path: str) -> DecoderConfig:
     f.only("hidden_act", "silu", "swish")
     f.only("attention_bias", False)
     f.only("mlp_bias", False)
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise CheckpointError(f"{path}: rope type is {kind!r}; Fanlight reads models without rope scaling")
+    rope_theta = f.number("rope_theta", 10000.0)
+    for key in ("rope_scaling", "rope_parameters"):  # the second, of transformers 5, holds theta too
+        rope = Fields(f.group(key), f"{path}: {key}")
+        rope.only("type", "default")
+        rope.only("rope_type", "default")
+        rope_theta = rope.number("rope_theta", rope_theta)
     n_head, n_embd = f.size("num_attention_heads"), f.size("hidden_size")
-    return DecoderConfig(
-        model_type="llama",
-        n_layer=f.size("num_hidden_layers"),
-        n_head=n_head,
-        n_kv_head=f.size("num_key_value_heads", n_head),
-        n_embd=n_embd,
-        head_dim=f.size("head_dim", n_embd // n_head),
-        n_ffn=f.size("intermediate_size"),
-        n_vocab=f.size("vocab_size"),
-        n_ctx=f.size("max_position_embeddings", 2048),
-        norm_eps=f.number("rms_norm_eps", 1e-6),
-        rope_theta=float(rope.get("rope_theta", config.get("rope_theta", 10000.0))),
-        tied_head=bool(config.get("tie_word_embeddings", False)),
+    return _checked(
+        DecoderConfig(
+            model_type="llama",
+            n_layer=f.size("num_hidden_layers"),
+            n_head=n_head,
+            n_kv_head=f.size("num_key_value_heads", n_head),
+            n_embd=n_embd,
+            head_dim=f.size("head_dim", n_embd // n_head),
+            n_ffn=f.size("intermediate_size"),
+            n_vocab=f.size("vocab_size"),
+            n_ctx=f.size("max_position_embeddings", 2048),
+            norm_eps=f.number("rms_norm_eps", 1e-6),
+            rope_theta=rope_theta,
+            tied_head=f.flag("tie_word_embeddings", False),
+        ),
+        path,
     )
+
+
+def _checked(c: DecoderConfig, path: str) -> DecoderConfig:
+    if c.n_head % c.n_kv_head:
+        raise CheckpointError(f"{path}: n_head is {c.n_head}, expected a multiple of n_kv_head {c.n_kv_head}")
+    if c.head_dim % 2:
+        raise CheckpointError(f"{path}: head_dim is {c.head_dim}, expected an even number: rotary positions turn pairs")
+    return c
 
 
 def gguf_row_order(n_head: int, head_dim: int) -> list[int]:
@@ -117,8 +132,8 @@ class Block:
     def __init__(self, weights: Weights, i: int, c: DecoderConfig, gguf: bool) -> None:
         name = f"blocks.{i}."
         n_q, n_kv = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
-        q_order = gguf_row_order(c.n_head, c.head_dim) if gguf else None
-        k_order = gguf_row_order(c.n_kv_head, c.head_dim) if gguf else None
+        q_order = partial(gguf_row_order, c.n_head, c.head_dim) if gguf else None
+        k_order = partial(gguf_row_order, c.n_kv_head, c.head_dim) if gguf else None
         self.attn_norm = weights.vector(name + "attn_norm", c.n_embd)
         self.w_qkv = weights.matrix(
             [Slot(name + "w_q", n_q, q_order), Slot(name + "w_k", n_kv, k_order), Slot(name + "w_v", n_kv)], c.n_embd
@@ -141,8 +156,7 @@ class Llama:
         self.embed = weights.matrix([Slot("embed", c.n_vocab)], c.n_embd)
         self.blocks = [Block(weights, i, c, gguf) for i in range(c.n_layer)]
         self.norm = weights.vector("norm", c.n_embd)
-        tied = c.tied_head or not weights.has("head")
-        self.head: Linear = self.embed if tied else weights.matrix([Slot("head", c.n_vocab)], c.n_embd)
+        self.head: Linear = self.embed if c.tied_head else weights.matrix([Slot("head", c.n_vocab)], c.n_embd)
         theta = c.rope_theta or 10000.0
         self.rope = self.ops.rope([theta ** (-2 * i / c.head_dim) for i in range(c.head_dim // 2)])
         self.scale = c.head_dim**-0.5

@@ -34,18 +34,21 @@ def build_decoder(checkpoint: Checkpoint, config: Mapping[str, Any], ops: Ops) -
 def _llama(checkpoint: Checkpoint, config: Mapping[str, Any], ops: Ops) -> tuple[Decoder, LoadReport]:
     from fanlight.models import llama
 
-    gguf = checkpoint.format == "gguf"
-    sizes = (llama.config_from_gguf if gguf else llama.config_from_hf)(config, checkpoint.path)
-    weights = Weights(checkpoint, llama.NAMES[checkpoint.format], sizes.n_layer, ops)
+    names, gguf = llama.NAMES[checkpoint.format], checkpoint.format == "gguf"
+    weights = Weights(checkpoint, names, ops)
+    if gguf:
+        sizes = llama.config_from_gguf(config, checkpoint.path, tied_head=not weights.has("head"))
+    else:
+        sizes = llama.config_from_hf(config, checkpoint.path)
     decoder = llama.Llama(sizes, weights, gguf=gguf, cache_dtype=_cache_dtype(weights, "embed"))
-    return decoder, weights.finish(llama.NO_WEIGHTS)
+    return decoder, weights.finish(llama.NO_WEIGHTS, llama.GGUF_ESSENTIAL if gguf else ())
 
 
 def _gpt2(checkpoint: Checkpoint, config: Mapping[str, Any], ops: Ops) -> tuple[Decoder, LoadReport]:
     from fanlight.models import gpt2
 
     sizes = gpt2.config_from_hf(config, checkpoint.path)
-    weights = Weights(checkpoint, gpt2.names(checkpoint.arrays), sizes.n_layer, ops)
+    weights = Weights(checkpoint, gpt2.names(checkpoint.arrays), ops)
     decoder = gpt2.GPT2(sizes, weights, cache_dtype=_cache_dtype(weights, "embed"))
     return decoder, weights.finish(gpt2.NO_WEIGHTS)
 

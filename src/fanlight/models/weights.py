@@ -5,9 +5,10 @@ In: a Checkpoint, a name map, ops. Out: what `ops.pack` and `ops.tensor` return.
 
 from __future__ import annotations
 
+import re
 import struct
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from fanlight.errors import CheckpointError
 from fanlight.kernels.ops import DTYPES, Linear, Ops, Part, Tensor
 
 ROWS_PER_CONVERSION = 4096
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
 class Slot(NamedTuple):
@@ -23,7 +25,8 @@ class Slot(NamedTuple):
 
     name: str
     n_out: int
-    row_order: Sequence[int] | None = None
+    row_order: Callable[[], Sequence[int]] | None = None
+    """Called once the array is known to have such a shape: a configuration may claim any."""
 
 
 @dataclass(slots=True)
@@ -45,29 +48,26 @@ class LoadReport:
 class Weights:
     """Reads a checkpoint under canonical names. Missing or misshapen arrays raise CheckpointError with the stored name."""
 
-    def __init__(self, checkpoint: Checkpoint, names: Mapping[str, str], n_layer: int, ops: Ops) -> None:
+    def __init__(self, checkpoint: Checkpoint, names: Mapping[str, str], ops: Ops) -> None:
         """names: stored name -> canonical name, "{i}" standing for a block's number in both."""
         self.ops = ops
         self.report = LoadReport(path=checkpoint.path, format=checkpoint.format)
         self._checkpoint = checkpoint
-        self._stored: dict[str, str] = {}
-        for stored, canonical in names.items():
-            for i in range(n_layer) if "{i}" in stored else (0,):
-                self._stored[canonical.replace("{i}", str(i))] = stored.replace("{i}", str(i))
+        self._stored_names = {canonical: stored for stored, canonical in names.items()}
         self._unread = set(checkpoint.arrays)
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint has this array."""
-        return self._stored[name] in self._checkpoint.arrays
+        return self._stored(name) in self._checkpoint.arrays
 
     def dtype(self, name: str) -> str:
         """The type that this array is stored in; "" if it is missing."""
-        found = self._checkpoint.arrays.get(self._stored[name])
+        found = self._checkpoint.arrays.get(self._stored(name))
         return found.dtype if found else ""
 
     def take(self, name: str, shape: tuple[int, ...]) -> Array:
         """The array of this canonical name, its shape checked."""
-        stored = self._stored[name]
+        stored = self._stored(name)
         found = self._checkpoint.arrays.get(stored)
         if found is None:
             raise CheckpointError(
@@ -114,17 +114,35 @@ class Weights:
             self.report.conversions += [
                 f"{stored.name}: {stored.dtype} -> F32" for stored in arrays if stored.dtype != "F32"
             ]
-        parts = [Part(raw, slot.n_out, slot.row_order, transposed) for raw, slot in zip(data, slots, strict=True)]
+        parts = [
+            Part(raw, slot.n_out, slot.row_order and slot.row_order(), transposed)
+            for raw, slot in zip(data, slots, strict=True)
+        ]
         bias_bytes = b"".join(self.floats(slot.name, slot.n_out) for slot in bias) if bias else None
         packed = self.ops.pack(dtype, n_in, parts, bias=bias_bytes, activation=activation, gated=gated)
         self.report.packed_bytes += packed.nbytes
         self._checkpoint.drop_pages()  # the packed copy is what counts from now on
         return packed
 
-    def finish(self, ignored: Sequence[str] = ()) -> LoadReport:
-        """The report. `ignored`: endings of stored names that are known to hold no weights."""
+    def finish(self, ignored: Sequence[str] = (), essential: Sequence[str] = ()) -> LoadReport:
+        """The report. ignored: endings of stored names that hold no weights.
+
+        essential: beginnings of stored names. An unread array among them is a CheckpointError: it belongs to a computation
+        that this architecture does not have, and the logits would be wrong.
+        """
         self.report.unread = sorted(name for name in self._unread if not name.endswith(tuple(ignored)))
+        for name in self.report.unread:
+            if name.startswith(tuple(essential)):
+                raise CheckpointError(
+                    f"{self.report.path}: tensor {name!r} is not part of this architecture as Fanlight implements it; "
+                    "without it the logits would be wrong: get another model"
+                )
         return self.report
+
+    def _stored(self, name: str) -> str:
+        """As in: blocks.3.w_q -> blk.3.attn_q.weight."""
+        i = _BLOCK.match(name)
+        return self._stored_names[_BLOCK.sub("blocks.{i}.", name)].replace("{i}", i[1] if i else "")
 
     def _as_float32(self, stored: Array) -> bytes | memoryview:
         """A float type as float32 bytes, without NumPy where that is easy; block types through their definition."""

@@ -1,0 +1,112 @@
+"""Records and generations as JSON: strictly valid, an infinite logit being null. In: objects of the API. Out: text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fanlight.api import Generation, Step
+    from fanlight.decoding.config import GenerationConfig
+    from fanlight.kernels.ops import RowStats
+    from fanlight.trace.records import StepRecord
+    from fanlight.trace.stop import Stop
+
+
+def dumps(value: Any) -> str:
+    """One line of JSON; ASCII, so that no encoding can spoil it."""
+    return json.dumps(value, allow_nan=False)
+
+
+def config_json(config: GenerationConfig) -> dict[str, Any]:
+    """Every setting by its name."""
+    return asdict(config)
+
+
+def stop_json(stop: Stop) -> dict[str, str]:
+    """Why a text ended."""
+    return {"reason": stop.reason.value, "detail": stop.detail}
+
+
+def generation_json(result: Generation, *, model: str, prompt: str, load_seconds: float) -> dict[str, Any]:
+    """A text with the account of every step."""
+    return {
+        "model": model,
+        "prompt": prompt,
+        "prompt_ids": list(result.prompt_ids),
+        "text": result.text,
+        "ids": list(result.ids),
+        "stop": stop_json(result.stop),
+        "seed": result.seed,
+        "config": config_json(result.config),
+        "notes": list(result.notes),
+        "timings": {
+            "load_seconds": load_seconds,
+            "prefill_seconds": result.prefill_seconds,
+            "decode_seconds": result.decode_seconds,
+        },
+        "steps": [step_json(step) for step in result.steps],
+    }
+
+
+def step_json(step: Step) -> dict[str, Any]:
+    """One chosen token; its record too, if there is one."""
+    head = {"index": step.index, "id": step.id, "token": step.token, "text": step.text}
+    if step.decision.record is None:
+        return head
+    texts = [candidate.text for candidate in step.candidates]
+    return {**head, **record_json(step.decision.record, texts)}
+
+
+def record_json(record: StepRecord, texts: Sequence[str]) -> dict[str, Any]:
+    """What a step saw. texts: of the candidates."""
+    final_logits = record.final_logits
+    return {
+        "position": record.position,
+        "raw_prob": record.candidates[record.candidate_ids.index(record.id)].raw_prob,
+        "final_prob": record.candidates[record.candidate_ids.index(record.id)].final_prob,
+        "raw_logprob": record.raw_logprob,
+        "final_logprob": record.final_logprob,
+        "raw_rank": record.raw_rank,
+        "final_rank": record.final_rank,
+        "margin": record.margin,
+        "eos_prob": record.eos_prob,
+        "raw": _stats(record.raw),
+        "final": _stats(record.final),
+        "candidates": [
+            {
+                "id": candidate.id,
+                "token": text,
+                "raw_logit": _finite(candidate.raw_logit),
+                "final_logit": _finite(final_logit),
+                "raw_prob": candidate.raw_prob,
+                "final_prob": candidate.final_prob,
+            }
+            for candidate, text, final_logit in zip(record.candidates, texts, final_logits, strict=True)
+        ],
+        "effects": [
+            {
+                "label": effect.label,
+                "removes": effect.removes,
+                "n_before": effect.n_before,
+                "n_kept": effect.n_kept,
+                "removed_prob": effect.removed_prob,
+                "entropy_before": effect.before.entropy,
+                "entropy_after": effect.entropy_after,
+                "logits": [_finite(logit) for logit in effect.logits],
+            }
+            for effect in record.effects
+        ],
+    }
+
+
+def _stats(stats: RowStats) -> dict[str, Any]:
+    return {name: _finite(value) for name, value in stats._asdict().items()}
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None

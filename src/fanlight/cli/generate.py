@@ -1,0 +1,144 @@
+"""`fanlight generate PROMPT`: continue a text, plainly, with an explanation of every token, or as JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from math import exp
+from typing import TYPE_CHECKING, Any
+
+from fanlight.cli.options import Command, Option
+from fanlight.cli.output import Output, read_prompt
+from fanlight.cli.settings import COLOR, MODEL_OPTIONS, load_model, make_config, say_notes, setting_options
+from fanlight.errors import OptionError
+
+if TYPE_CHECKING:
+    from fanlight.api import Generation, Model, Step, Stream
+
+USAGE = "fanlight generate PROMPT [OPTIONS]"
+EXPLAINED = 6  # candidates that --explain shows
+ECHOED_CHARS = 2000
+INTERRUPTED = 130
+
+
+def run(values: dict[str, Any], words: list[str], output: Output) -> int:
+    """See COMMAND."""
+    explains, as_json = values.get("explain", False), values.get("json", False)
+    if as_json:
+        output.notes = []
+    if explains and as_json:
+        raise OptionError("--explain and --json exclude each other; --json holds all that --explain shows")
+    if explains and values.get("candidates") == 0:
+        raise OptionError("--explain shows candidates: --candidates must be at least 1 with it")
+    defaults = {"candidates": EXPLAINED} if explains else {} if as_json else {"candidates": 0}
+    config = make_config(values, **defaults)
+    prompt = read_prompt(words, output, USAGE)
+    started = time.perf_counter()
+    model = load_model(values, output)
+    load_seconds = time.perf_counter() - started
+    say_notes(config, output)
+    if "candidates" in values and not explains and not as_json:
+        output.note("candidates has no effect without --explain or --json")
+    stream = model.stream(prompt, config)
+    if not prompt:
+        output.note(f"the prompt is empty: starting from {model.tokenizer.token_label(stream.prompt_ids[0])}")
+    if as_json:
+        return _as_json(stream, output, model.name, prompt, load_seconds)
+    echo = prompt if values.get("echo", output.is_terminal) else ""
+    return _explain(stream, output, model, echo, config.candidates) if explains else _text(stream, output, echo)
+
+
+def _collect(stream: Stream, show: Callable[[Step], None]) -> tuple[Generation, bool]:
+    """Show every step as it comes; (the result, whether Ctrl-C ended it)."""
+    steps: list[Step] = []
+    try:
+        for step in stream:
+            steps.append(step)
+            show(step)
+    except KeyboardInterrupt:
+        stream.close()
+        return stream.result(steps), True
+    return stream.result(steps), False
+
+
+def _text(stream: Stream, output: Output, echo: str) -> int:
+    output.write_text(_tail(echo), "dim")
+    result, interrupted = _collect(stream, lambda step: output.write_text(step.text))
+    output.end_line()
+    output.summary(summary(result, interrupted))
+    return INTERRUPTED if interrupted else 0
+
+
+def _tail(text: str) -> str:
+    """Of a long prompt, the end."""
+    return text if len(text) <= ECHOED_CHARS else f"[...] {text[-ECHOED_CHARS:]}"
+
+
+def _as_json(stream: Stream, output: Output, name: str, prompt: str, load_seconds: float) -> int:
+    from fanlight.cli.as_json import dumps, generation_json
+
+    result, interrupted = _collect(stream, lambda step: None)
+    found = generation_json(result, model=name, prompt=prompt, load_seconds=load_seconds)
+    found["notes"] = output.notes
+    output.line(dumps(found))
+    return INTERRUPTED if interrupted else 0
+
+
+def _explain(stream: Stream, output: Output, model: Model, echo: str, rows: int) -> int:
+    from fanlight.views.terminal_steps import closing, colored_text, heading, legend, step_window
+
+    canvas, label = output.canvas, model.tokenizer.token_label
+
+    def show(step: Step) -> None:
+        record = step.record
+        if step.index == 0:
+            output.line(heading(canvas, two_sided=bool(record.effects)))
+        output.line(step_window(record, label, canvas, index=step.index, rows=rows) + "\n")
+
+    result, interrupted = _collect(stream, show)
+    output.write_text(_tail(echo), "dim")
+    output.line(colored_text([(step.text, exp(step.record.raw_logprob)) for step in result.steps], canvas))
+    if result.steps:
+        facts = closing([step.record for step in result.steps], label, canvas)
+        output.line("\n" + "\n".join(filter(None, (legend(canvas), facts))))
+    output.summary(summary(result, interrupted))
+    return INTERRUPTED if interrupted else 0
+
+
+def summary(result: Generation, interrupted: bool = False) -> str:
+    """One line: why it stopped, how much, how fast, and the seed that would give it again."""
+    n_prompt, n_new = len(result.prompt_ids), len(result.ids)
+    parts = ["stopped by Ctrl-C" if interrupted else result.stop.detail]
+    parts.append(f"{n_new} token{'s' if n_new != 1 else ''}")
+    if n_new and result.prefill_seconds > 0:
+        parts.append(f"prefill {n_prompt} at {n_prompt / result.prefill_seconds:.0f} tok/s")
+    if n_new > 1 and result.decode_seconds > 0:
+        parts.append(f"decode at {(n_new - 1) / result.decode_seconds:.0f} tok/s")
+    if result.config.samples:
+        parts.append(f"seed {result.seed}")
+    return "[" + " | ".join(parts) + "]"
+
+
+COMMAND = Command(
+    usage=USAGE,
+    about="""\
+Continue PROMPT; - reads it from standard input (UTF-8; one newline at its end does not count).
+
+The text goes to standard output as it is generated. On a terminal the prompt is shown before it; in a pipe or a file
+there is the new text only, and a newline. Notes and a summary go to standard error. After Ctrl-C, what was
+generated stays.""",
+    groups=(
+        ("settings, named as in GenerationConfig", setting_options(candidates="20 with --json, 6 with --explain")),
+        (
+            "output",
+            (
+                Option("explain", "show each token with its alternatives, and what the settings did", kind="flag"),
+                Option("json", "one JSON object: text, ids, stop, seed, config, notes, timings, steps", kind="flag"),
+                Option("echo", "show the prompt before the text", kind="flag", default="on a terminal"),
+                COLOR,
+            ),
+        ),
+        ("model", MODEL_OPTIONS),
+    ),
+    run=run,
+)
