@@ -15,6 +15,8 @@ namespace {
 
 constexpr int kUnit = 2 * kTile;
 constexpr int kFewRows = 4;                    // up to here memory is the limit, and reading ahead helps
+constexpr int kBlockRows = 64;
+constexpr size_t kStepBytes = size_t{48} * 1024;
 constexpr size_t kAheadBytes = size_t{64} * 1024;
 
 using PackFn = void (*)(const uint8_t* const* rows, size_t k_stride, int n_in, uint8_t* tile);
@@ -228,30 +230,30 @@ Linear::Linear(const std::string& dtype, int n_in, const std::vector<Part>& part
   });
 }
 
-void Linear::unit(int u, const Activations& a, int n_rows, const Tensor* residual, Tensor& y) const {
+// A unit's outputs for rows [first, last), at most kBlockRows: tile by tile, so that one tile stays in the nearest cache while
+// the rows go by.
+void Linear::unit(int u, int first, int last, const Activations& a, const Tensor* residual, Tensor& y) const {
   const Kernels& k = kernels();
   const TileFn tile = k.*(type_->tile);
   const int n_tiles = gated_ ? 4 : 2, column = u * kUnit;
   const uint8_t* w = weights_.data + tile_bytes_ * static_cast<size_t>(u * n_tiles);
-  alignas(64) float out[4][8 * kTile];
-  for (int first = 0; first < n_rows; first += k.max_rows) {
-    const int count = std::min(k.max_rows, n_rows - first);
-    for (int i = 0; i < n_tiles; i++) tile(w + tile_bytes_ * static_cast<size_t>(i), n_in_, a, first, count, out[i]);
-    for (int t = 0; t < count; t++) {
-      float* row = y.row(first + t) + column;
-      if (gated_) {
-        const auto gate = activation_ == Activation::kSilu ? k.silu_mul : k.gelu_mul;
-        gate(out[0] + t * kTile, out[1] + t * kTile, row, kTile);
-        gate(out[2] + t * kTile, out[3] + t * kTile, row + kTile, kTile);
-      } else {
-        std::memcpy(row, out[0] + t * kTile, kTile * sizeof(float));
-        std::memcpy(row + kTile, out[1] + t * kTile, kTile * sizeof(float));
-        if (!bias_.empty()) k.add(row, bias_.data() + column, row, kUnit);
-        if (activation_ == Activation::kSilu) k.silu(row, kUnit);
-        if (activation_ == Activation::kGeluTanh) k.gelu_tanh(row, kUnit);
-      }
-      if (residual) k.add(residual->row(first + t) + column, row, row, kUnit);
+  alignas(64) float out[4][kBlockRows * kTile];
+  for (int i = 0; i < n_tiles; i++, w += tile_bytes_)
+    for (int r = first; r < last; r += k.max_rows) tile(w, n_in_, a, r, std::min(k.max_rows, last - r), out[i] + (r - first) * kTile);
+  const auto gate = activation_ == Activation::kSilu ? k.silu_mul : k.gelu_mul;
+  for (int r = first, at = 0; r < last; r++, at += kTile) {
+    float* row = y.row(r) + column;
+    if (gated_) {
+      gate(out[0] + at, out[1] + at, row, kTile);
+      gate(out[2] + at, out[3] + at, row + kTile, kTile);
+    } else {
+      std::memcpy(row, out[0] + at, kTile * sizeof(float));
+      std::memcpy(row + kTile, out[1] + at, kTile * sizeof(float));
+      if (!bias_.empty()) k.add(row, bias_.data() + column, row, kUnit);
+      if (activation_ == Activation::kSilu) k.silu(row, kUnit);
+      if (activation_ == Activation::kGeluTanh) k.gelu_tanh(row, kUnit);
     }
+    if (residual) k.add(residual->row(r) + column, row, row, kUnit);
   }
 }
 
@@ -266,13 +268,18 @@ Tensor Linear::apply(const Tensor& x, const Tensor* residual) const {
   const Activations a = type_->quantised ? x.int8s() : x.floats();
   const std::shared_ptr<Pool> threads = pool();
   const int tiles_per_unit = gated_ ? 4 : 2, n_units = n_tiles_ / tiles_per_unit;
-  // Steps of about 48 KB of weights for one row, fewer when many rows make a unit longer.
-  const size_t unit_bytes = tile_bytes_ * static_cast<size_t>(tiles_per_unit) * static_cast<size_t>(std::max(1, x.n_rows() / 8));
-  const int by_size = static_cast<int>(size_t{48} * 1024 / unit_bytes), by_share = n_units / (threads->size() * 2);
+  // An item is a unit for a block of rows; steps are of about 48 KB of weights where one row reads them all.
+  const int n_rows = x.n_rows(), block = kBlockRows / kernels().max_rows * kernels().max_rows, n_blocks = (n_rows + block - 1) / block;
+  const size_t unit_bytes = tile_bytes_ * static_cast<size_t>(tiles_per_unit);
+  const int by_size = static_cast<int>(kStepBytes / unit_bytes), by_share = n_units / (threads->size() * 2);
+  const int grain = n_rows <= kFewRows ? std::max(1, std::min(by_size, by_share)) : n_blocks;
   const auto body = [&](int begin, int end) {
-    for (int u = begin; u < end; u++) unit(u, a, x.n_rows(), residual, y);
+    for (int i = begin; i < end; i++) {
+      const int first = i % n_blocks * block;
+      unit(i / n_blocks, first, std::min(first + block, n_rows), a, residual, y);
+    }
   };
-  threads->run(n_units, std::max(1, std::min(by_size, by_share)), body, x.n_rows() <= kFewRows ? following() : Pool::Ahead{});
+  threads->run(n_units * n_blocks, grain, body, n_rows <= kFewRows ? following() : Pool::Ahead{});
   return y;
 }
 

@@ -35,7 +35,7 @@ class Linear {
   Tensor embed(const std::vector<int>& ids) const;
 
  private:
-  void unit(int u, const Activations& a, int n_rows, const Tensor* residual, Tensor& y) const;
+  void unit(int u, int first, int last, const Activations& a, const Tensor* residual, Tensor& y) const;
   void embed_row(int id, float* y) const;
   Pool::Ahead following() const;
 

@@ -102,7 +102,9 @@ def _joined(path: Path, decoder: Decoder, tokenizer: AnyTokenizer, report: LoadR
             "they do not belong together"
         )
     report.model_type = decoder.config.model_type
-    return Loaded(name=path.stem if path.is_file() else path.name, decoder=decoder, tokenizer=tokenizer, report=report)
+    whole = Path(os.path.abspath(path))  # "." has no name; a link keeps its own
+    name = whole.stem if path.is_file() else whole.name
+    return Loaded(name=name, decoder=decoder, tokenizer=tokenizer, report=report)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def test_a_folder_described(tiny_folder: Path) -> None:
 def test_a_model_without_bos_needs_text(tmp_path: Path) -> None:
     from models import tiny
 
-    model = fanlight.load(tiny.write_folder(tmp_path, tiny.gpt2(), bos=False))
+    model = fanlight.load(tiny.write_folder(tmp_path, tiny.gpt2(bos_token_id=None, eos_token_id=None), bos=False))
     assert "bos none, eos none" in str(model.describe())
     assert len(model.generate("the", max_new_tokens=5).ids) == 5
     with pytest.raises(FanlightError, match="empty"):
