@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from fanlight.checkpoints.arrays import Checkpoint
 from fanlight.checkpoints.files import shown
-from fanlight.errors import CheckpointError, ModelNotFound
+from fanlight.errors import CheckpointError, ModelNotFound, TokenizerError
 from fanlight.kernels.ops import Ops
 from fanlight.models.base import Decoder
 from fanlight.models.registry import build_decoder
@@ -75,9 +75,16 @@ def _load_gguf(path: Path, ops: Ops) -> Loaded:
     from fanlight.checkpoints.gguf import open_gguf
 
     checkpoint = open_gguf(path)
-    tokenizer = _Background(lambda: Tokenizer.from_gguf(checkpoint.metadata))
+    tokenizer = _Background(lambda: _gguf_tokenizer(path, checkpoint.metadata))
     decoder, report = build_decoder(checkpoint, checkpoint.metadata, ops)
     return _joined(path, decoder, tokenizer.result(), report)
+
+
+def _gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
+    try:
+        return Tokenizer.from_gguf(metadata)
+    except TokenizerError as error:
+        raise TokenizerError(f"{path}: {error}") from error
 
 
 def _load_folder(path: Path, ops: Ops) -> Loaded:

@@ -37,7 +37,7 @@ on the rocks below and kept it burning until the morning, and no ship was lost. 
 When he died, his daughter took over the light, and after her came her son, so that for almost a hundred years there was
 always somebody of the same family awake in the tower."""
 N_IDS = 200
-N_REFERENCE = 80  # the reference kernels take their time
+N_REFERENCE = 64  # the reference kernels take their time
 
 
 class Expected(NamedTuple):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PEAKS = """
 import resource, fanlight
 unit = 1 if __import__("sys").platform == "darwin" else 1024
-for _ in range(5):
+for _ in range(4):
     model = None
     model = fanlight.load(threads=1)
     model.generate("The lighthouse", max_new_tokens=3)
@@ -26,11 +26,11 @@ for _ in range(5):
 
 
 def test_loading_again_and_again_does_not_grow() -> None:
-    """The peak of a process that loads five times is that of the second time: what was freed is used again."""
+    """The peak of a process that loads four times is that of the second time: what was freed is used again."""
     found = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True).stdout
     peaks = [int(line.split()[0]) for line in found.splitlines()]
     model_bytes = int(found.split()[-1])
-    assert len(peaks) == 5
+    assert len(peaks) == 4
     assert peaks[-1] - peaks[1] < 0.2 * model_bytes
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 import tracemalloc
 from typing import TYPE_CHECKING, Any
@@ -286,6 +285,18 @@ def test_gguf_tokens_that_are_none(tmp_path: Path) -> None:
     refused(path, "vocab_size", "missing")
 
 
+def test_gguf_with_more_tokens_than_the_model_has(tmp_path: Path) -> None:
+    path = tiny.write_gguf(tmp_path / "tiny.gguf", tiny.llama(vocab_size=90, bos_token_id=None, eos_token_id=None))
+    refused(path, "101 tokens", "90")
+
+
+def test_gguf_with_a_tokenizer_of_another_kind(tmp_path: Path) -> None:
+    path = tiny.write_gguf(tmp_path / "tiny.gguf", tiny.llama())
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b"\x04\0\0\0\0\0\0\0gpt2", b"\x04\0\0\0\0\0\0\0bert", 1))
+    refused(path, "tokenizer.ggml.model", "bert", error=TokenizerError)
+
+
 def test_gguf_of_another_architecture(tmp_path: Path) -> None:
     path = tiny.write_gguf(tmp_path / "tiny.gguf", tiny.llama())
     raw = path.read_bytes()
@@ -320,8 +331,9 @@ def test_gguf_with_an_unsupported_type(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nothing/here.gguf", "~nobody-of-that-name/model.gguf", "x" * 5000, "a\0b", ""])
 def test_paths_to_nothing(name: str) -> None:
-    with pytest.raises(ModelNotFound, match=re.escape(repr(name[:20])[1:-1])) as caught:
+    with pytest.raises(ModelNotFound, match="no such file or folder") as caught:
         fanlight.load(name)
+    assert repr(name[:20])[:-1] in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
+torch.set_num_threads(1)  # its threads spin while they wait: on a busy machine two are slower than one
+
 MERGES = ("Ġ t", "h e", "i n", "e r", "Ġt he")
 TOKENS = ("Ġ", *map(chr, range(33, 127)), *(merge.replace(" ", "") for merge in MERGES), "<|endoftext|>")
 N_VOCAB = len(TOKENS)  # 101

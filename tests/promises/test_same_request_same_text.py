@@ -1,0 +1,155 @@
+"""Promise: prompt + settings + seed give the same tokens, and every recorded number to the last bit, on the real model.
+
+With 1 thread or 2, alone or in a batch of unequal prompts with settings of their own, prefilled at once or in chunks, with a
+cache for all or too small for that, looked at or not. (The engine alone, on a fake decoder: tests/engine.)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fanlight.decoding.config import GenerationConfig
+from fanlight.engine.loop import Engine
+from fanlight.text.stream import Detokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fanlight import Model
+    from fanlight.engine.request import StepEvent
+
+LIGHTHOUSE = "The lighthouse at the end of the harbour was built when the town lived from herring and from wool. " * 5
+REQUESTS: list[tuple[str, dict[str, Any]]] = [
+    ("The future of artificial intelligence is", {}),
+    ("€", {"do_sample": True, "temperature": 1.5, "seed": 1, "ignore_eos": True}),
+    (LIGHTHOUSE, {"do_sample": True, "top_p": 0.9, "top_k": 0, "seed": 2, "repetition_penalty": 1.1}),
+    ("def quicksort(items):\n    if len(items) < 2:\n", {"repetition_penalty": 1.3}),
+    ("Once upon a time", {"do_sample": True, "top_k": 7, "min_p": 0.02, "temperature": 0.7, "seed": 3}),
+    ("1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24", {"max_new_tokens": 5}),
+    ("Roses are red,", {"do_sample": True, "seed": 4, "stop_strings": ("\n", "the")}),
+]
+EXAMPLES = settings(max_examples=15, deadline=None)
+
+
+class Outcome(NamedTuple):
+    """All that a request gives."""
+
+    ids: list[int | None]
+    texts: list[str]
+    stop: str
+    records: list[Any]
+
+
+def outcome(events: list[StepEvent]) -> Outcome:
+    return Outcome(
+        [event.id for event in events],
+        [event.text for event in events],
+        str(events[-1].stop),
+        [event.decision and event.decision.record for event in events],
+    )
+
+
+def config_of(options: dict[str, Any], candidates: int = 20) -> GenerationConfig:
+    return GenerationConfig.from_options({"max_new_tokens": 10, "candidates": candidates, **options})
+
+
+@pytest.fixture(scope="module")
+def alone(smollm: Model) -> Iterator[list[Outcome]]:
+    """Each request by itself, with one thread, recorded. The number of threads is put back at the end."""
+    ops = smollm.decoder.ops
+    before = ops.get_threads()
+    ops.set_threads(1)
+    outcomes = []
+    for prompt, options in REQUESTS:
+        engine = smollm.engine(max_batch=1)
+        engine.submit(smollm.prompt_ids(prompt), config_of(options))
+        outcomes.append(outcome(engine.run()))
+    assert len({tuple(found.ids) for found in outcomes}) == len(REQUESTS)
+    assert len(smollm.prompt_ids(LIGHTHOUSE)) > 100
+    yield outcomes
+    ops.set_threads(before)
+
+
+@EXAMPLES
+@given(
+    order=st.permutations(range(len(REQUESTS))),
+    n_requests=st.integers(1, len(REQUESTS)),
+    threads=st.sampled_from([1, 2]),
+    chunk=st.sampled_from([1, 7, 64, 100, 512]),
+    max_batch=st.sampled_from([1, 3, 64]),
+    n_pages=st.sampled_from([None, 4]),
+    recorded=st.booleans(),
+    delays=st.lists(st.integers(0, 3), max_size=len(REQUESTS)),
+)
+def test_company_chunks_threads_cache_and_looking_change_nothing(
+    smollm: Model,
+    alone: list[Outcome],
+    order: list[int],
+    n_requests: int,
+    threads: int,
+    chunk: int,
+    max_batch: int,
+    n_pages: int | None,
+    recorded: bool,
+    delays: list[int],
+) -> None:
+    smollm.decoder.ops.set_threads(threads)
+    tokenizer = smollm.tokenizer
+    engine = Engine(
+        smollm.decoder,
+        eos_ids=tokenizer.eos_ids,
+        detokenizer_factory=lambda: Detokenizer(tokenizer.token_bytes, tokenizer.special_ids),
+        prefill_chunk=chunk,
+        max_batch=max_batch,
+        max_cache_bytes=n_pages and n_pages * smollm.decoder.new_pool().page_bytes,  # too few for all: some start again
+    )
+    submitted, events = {}, []
+    for n, i in enumerate(order[:n_requests]):
+        prompt, options = REQUESTS[i]
+        for _ in range(delays[n] if n < len(delays) else 0):  # others are on their way when it comes
+            events += engine.step()
+        submitted[engine.submit(smollm.prompt_ids(prompt), config_of(options, 20 if recorded else 0)).id] = i
+    events += engine.run()
+    for request, i in submitted.items():
+        found, expected = outcome([event for event in events if event.request_id == request]), alone[i]
+        assert found[:3] == expected[:3]
+        if recorded:
+            assert found.records == expected.records  # floats compared with ==
+        else:
+            assert set(found.records) == {None}
+    assert engine.cache.pool.n_pages == 0
+
+
+@EXAMPLES
+@given(
+    i=st.integers(0, len(REQUESTS) - 1),
+    candidates=st.sampled_from([0, 1, 20, 100_000]),
+    threads=st.sampled_from([1, 2]),
+)
+def test_generate_gives_the_same_as_the_engine(
+    smollm: Model, alone: list[Outcome], i: int, candidates: int, threads: int
+) -> None:
+    smollm.decoder.ops.set_threads(threads)
+    prompt, options = REQUESTS[i]
+    out = smollm.generate(prompt, config_of(options, candidates))
+    assert list(out.ids) == alone[i].ids
+    assert [step.text for step in out.steps] == alone[i].texts
+    if candidates == 20:
+        assert [step.record for step in out.steps] == alone[i].records
+    elif candidates:
+        for step, record in zip(out.steps, alone[i].records, strict=True):
+            assert (step.record.raw, step.record.final) == (record.raw, record.final)
+            assert (step.record.raw_rank, step.record.margin) == (record.raw_rank, record.margin)
+
+
+def test_logits_are_those_that_generation_saw(smollm: Model, alone: list[Outcome]) -> None:
+    """One pass over prompt and answer together gives, to the last bit, what each step had."""
+    for (prompt, _), found in zip(REQUESTS[:4], alone, strict=False):
+        prompt_ids = smollm.prompt_ids(prompt)
+        logits = smollm.logits([*prompt_ids, *found.ids[:-1]])[len(prompt_ids) - 1 :]
+        for row, record in zip(logits, found.records, strict=True):
+            assert row[list(record.candidate_ids)].tolist() == list(record.raw_logits)
