@@ -7,6 +7,7 @@ BIN    := .venv/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 NATIVE := $(shell find native -type f) CMakeLists.txt
 BUILD  := build/native
+CORES  := $(shell getconf _NPROCESSORS_ONLN)
 CMAKE  := PATH="$(CURDIR)/$(BIN):$$PATH" cmake
 CONFIGURE := -DCMAKE_BUILD_TYPE=Release -DPython_EXECUTABLE="$(CURDIR)/$(BIN)/python"
 
@@ -61,12 +62,12 @@ install: .venv/install.stamp .venv/native.stamp
 # The old module is removed first: a program that runs keeps it, one that is written over would crash.
 .venv/native.stamp: $(NATIVE) .venv/install.stamp
 ifeq ($(CXX),)
-	@echo "[setup] no C++ compiler found: Fanlight will run on its NumPy reference kernels, about 100 times slower (Debian, Ubuntu: apt-get install g++)"
+	@echo "[setup] no C++ compiler found: Fanlight will run on its NumPy reference kernels, far slower (Debian, Ubuntu: apt-get install g++)"
 else
 	@echo "[setup] compiling the native kernels with $(CXX)"
 	@command -v cmake >/dev/null || $(PIP) install -qq "cmake>=3.20"
 	@mkdir -p $(BUILD)
-	@{ $(CMAKE) -S . -B $(BUILD) $(CONFIGURE) && $(CMAKE) --build $(BUILD) --parallel && rm -f src/fanlight/kernels/_native*.so && $(CMAKE) --install $(BUILD) --prefix src; } >$(BUILD)/make.log 2>&1 \
+	@{ $(CMAKE) -S . -B $(BUILD) $(CONFIGURE) && $(CMAKE) --build $(BUILD) --parallel $(CORES) && rm -f src/fanlight/kernels/_native*.so && $(CMAKE) --install $(BUILD) --prefix src; } >$(BUILD)/make.log 2>&1 \
 	  || { tail -n 40 $(BUILD)/make.log; echo "error: the native kernels did not compile (whole log: $(BUILD)/make.log); to go on without them: make CXX="; exit 1; }
 	@touch $@
 endif
@@ -83,7 +84,8 @@ endif
 
 .venv/bench.stamp: pyproject.toml .venv/install.stamp
 	@echo "[setup] installing the peers; llama-cpp-python compiles for about ten minutes"
-	@$(PIP) install -qq --no-build-isolation -C wheel.cmake=false -C editable.mode=inplace -e '.[bench]'
+	@mkdir -p build && $(PIP) install --no-build-isolation -C wheel.cmake=false -C editable.mode=inplace -e '.[bench]' >build/peers.log 2>&1 \
+	  || { tail -n 40 build/peers.log; echo "error: the peers could not be installed (whole log: build/peers.log)"; exit 1; }
 	@touch $@
 
 # -- checks ------------------------------------------------------------------------------------------------------------
@@ -118,7 +120,7 @@ LIBRARY = $$($(CXX) -print-file-name=$(1))
 sanitize: install .venv/test.stamp
 	@echo "[sanitize] compiling the native kernels with address and undefined-behaviour sanitizers"
 	@mkdir -p $(SAN)
-	@{ $(CMAKE) -S . -B $(SAN) $(CONFIGURE) -DFANLIGHT_SANITIZE=ON && $(CMAKE) --build $(SAN) --parallel; } >$(SAN)/make.log 2>&1 \
+	@{ $(CMAKE) -S . -B $(SAN) $(CONFIGURE) -DFANLIGHT_SANITIZE=ON && $(CMAKE) --build $(SAN) --parallel $(CORES); } >$(SAN)/make.log 2>&1 \
 	  || { tail -n 40 $(SAN)/make.log; echo "error: compilation failed (whole log: $(SAN)/make.log)"; exit 1; }
 	@rm -rf $(SAN)/site && mkdir -p $(SAN)/site && cp -r src/fanlight $(SAN)/site/ && rm -f $(SAN)/site/fanlight/kernels/_native*.so
 	@$(CMAKE) --install $(SAN) --prefix $(SAN)/site >/dev/null

@@ -25,6 +25,7 @@ OURS = "fanlight"
 Q4_1 = "llama.cpp Q4_1"
 Q4_0 = "llama.cpp Q4_0 (its own)"
 TRANSFORMERS = "transformers fp32"
+TRANSFORMERS_BF16 = "transformers bf16"
 
 
 def default_model() -> Path:
@@ -82,6 +83,13 @@ class Lineup:
         from benchmarks.peers.transformers import Transformers
 
         return Transformers(self.gguf, name=TRANSFORMERS, threads=self.threads)
+
+    @cached_property
+    def transformers_bf16(self) -> Transformers:
+        """transformers on the same weights, dequantised to bfloat16: coarser, and faster where the processor has it."""
+        from benchmarks.peers.transformers import Transformers
+
+        return Transformers(self.gguf, name=TRANSFORMERS_BF16, threads=self.threads, dtype="bfloat16")
 
     @cached_property
     def text_ids(self) -> Sequence[int]:

@@ -1,4 +1,8 @@
 // The Python module fanlight.kernels._native: arguments checked here, the GIL released around the work.
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -12,6 +16,7 @@
 #include <chrono>
 #include <cstring>
 #include <optional>
+#include <thread>
 
 #include "core/check.h"
 #include "core/pool.h"
@@ -44,11 +49,51 @@ class Clock {
   std::chrono::steady_clock::time_point start_;
 };
 
-// Around every op: other Python threads run meanwhile.
+// Lets other Python threads run while an op does. When the process ends, a daemon thread must not come back from its op: Python
+// would end it by unwinding through C++, which aborts. Such a thread sleeps until the process is gone.
+class Outside {
+ public:
+  Outside() {
+    n_outside++;
+    state_ = PyEval_SaveThread();
+    if (must_stay()) sleep();
+  }
+  ~Outside() {
+    if (must_stay()) sleep();
+    PyEval_RestoreThread(state_);
+    n_outside--;
+  }
+  Outside(const Outside&) = delete;
+  Outside& operator=(const Outside&) = delete;
+
+  // Called with the GIL by the thread that ends the process: no other thread waits for the GIL in here any more afterwards.
+  static void end() {
+    last_thread = std::this_thread::get_id();
+    ending = true;
+    nb::gil_scoped_release release;
+    stop_threads();
+    while (n_outside > 0) std::this_thread::yield();
+  }
+  static void forked() { n_outside = 0; }  // the other threads did not come along
+
+ private:
+  static bool must_stay() { return ending && std::this_thread::get_id() != last_thread; }
+  [[noreturn]] static void sleep() {
+    n_outside--;
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+  }
+
+  static inline std::atomic<bool> ending{false};
+  static inline std::atomic<int> n_outside{0};
+  static inline std::thread::id last_thread;
+  PyThreadState* state_ = nullptr;
+};
+
+// Around every op.
 template <class Op>
 auto timed(const Op& op) {
   Clock clock;
-  nb::gil_scoped_release release;
+  Outside outside;
   return op();
 }
 // Around an op on `n_rows` rows that is over sooner, for a few, than another thread could take the GIL.
@@ -160,6 +205,10 @@ uint64_t read_all(const std::vector<const Linear*>& linears) {
 
 NB_MODULE(_native, m) {
   using namespace fanlight;
+#if defined(__unix__) || defined(__APPLE__)
+  pthread_atfork(nullptr, nullptr, &Outside::forked);
+#endif
+  nb::set_leak_warnings(false);  // a daemon thread may hold a model while the process ends
   m.doc() = "The ops of fanlight.kernels.ops in C++.";
   nb::module_ errors = nb::module_::import_("fanlight.errors");
   static nb::object kernel_error = errors.attr("KernelError"), numeric_error = errors.attr("NumericError");
@@ -263,7 +312,7 @@ NB_MODULE(_native, m) {
         },
         "n"_a);
   m.def("get_threads", &get_threads);
-  m.def("stop_threads", &stop_threads, nb::call_guard<nb::gil_scoped_release>());
+  m.def("stop_threads", &Outside::end);
   m.def("isa", [] { return kernels().name; });
   m.def("use_isa",
         [](const std::string& name) { check(use_kernels(name.c_str()), "this machine has no kernels named '", name, "'"); },

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 
-from fanlight.errors import OptionError
+from fanlight.errors import KernelError, OptionError
 from fanlight.kernels import _native
 from fanlight.kernels._native import (
     add,
@@ -81,7 +81,10 @@ def stats(row: _native.Tensor) -> RowStats:
 def _from_environment() -> None:
     isa = os.environ.get("FANLIGHT_ISA")
     if isa:
-        _native.use_isa(isa)
+        try:
+            _native.use_isa(isa)
+        except KernelError as error:
+            raise OptionError(f"FANLIGHT_ISA is {isa!r}: {error}; leave it unset for the best there is") from None
     threads = os.environ.get("FANLIGHT_THREADS")
     if threads:
         if not threads.isdecimal() or not 1 <= int(threads) <= MAX_THREADS:

@@ -174,14 +174,15 @@ class Llama:
     def forward(self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int]) -> Tensor:
         """See `models.base.Decoder`."""
         ops, c = self.ops, self.config
+        linear, rms_norm, store_kv, attention = ops.linear, ops.rms_norm, ops.store_kv, ops.attention
         x = ops.embed(self.embed, ids)  # (T, E)
         for layer, b in enumerate(self.blocks):
-            h = ops.rms_norm(x, b.attn_norm, c.norm_eps)
-            q = ops.store_kv(ops.linear(h, b.w_qkv), batch, layer, self.rope)  # (T, E) -> (T, H * D)
+            h = rms_norm(x, b.attn_norm, c.norm_eps)
+            q = store_kv(linear(h, b.w_qkv), batch, layer, self.rope)  # (T, E) -> (T, H * D)
             if layer == c.n_layer - 1:  # from here on only the rows whose logits are wanted are read
                 x, q, batch = ops.take_rows(x, logit_rows), ops.take_rows(q, logit_rows), batch.take(logit_rows)
-            x = ops.linear(ops.attention(q, batch, layer, self.scale), b.w_o, x)  # x + attend(norm(x))
-            h = ops.rms_norm(x, b.mlp_norm, c.norm_eps)
-            x = ops.linear(ops.linear(h, b.w_gate_up), b.w_down, x)  # x + mlp(norm(x))
-        x = ops.rms_norm(x, self.norm, c.norm_eps)
-        return ops.linear(x, self.head)  # (len(logit_rows), V)
+            x = linear(attention(q, batch, layer, self.scale), b.w_o, x)  # x + attend(norm(x))
+            h = rms_norm(x, b.mlp_norm, c.norm_eps)
+            x = linear(linear(h, b.w_gate_up), b.w_down, x)  # x + mlp(norm(x))
+        x = rms_norm(x, self.norm, c.norm_eps)
+        return linear(x, self.head)  # (len(logit_rows), V)
