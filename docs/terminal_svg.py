@@ -32,7 +32,7 @@ def colour_256(n: int) -> str:
         return "#" + f"{8 + 10 * (n - 232):02x}" * 3
     levels = (0, 95, 135, 175, 215, 255)
     n -= 16
-    return "#{:02x}{:02x}{:02x}".format(levels[n // 36], levels[n // 6 % 6], levels[n % 6])
+    return f"#{levels[n // 36]:02x}{levels[n // 6 % 6]:02x}{levels[n % 6]:02x}"
 
 
 def apply(style: Style, codes: str) -> Style:
@@ -41,9 +41,12 @@ def apply(style: Style, codes: str) -> Style:
     if numbers[:2] == [38, 5]:
         return replace(style, colour=colour_256(numbers[2]))
     for number in numbers:
-        style = {0: Style(), 1: replace(style, bold=True), 2: replace(style, dim=True), 7: replace(style, reverse=True)}[
-            number
-        ]
+        style = {
+            0: Style(),
+            1: replace(style, bold=True),
+            2: replace(style, dim=True),
+            7: replace(style, reverse=True),
+        }[number]
     return style
 
 
@@ -63,7 +66,9 @@ def draw(text: str) -> str:
             width = sum(2 if east_asian_width(c) in "WF" else 1 for c in part)
             x, wide = MARGIN + column * CELL_WIDTH, width * CELL_WIDTH
             if style.reverse:
-                boxes.append(f'<rect x="{x:.1f}" y="{y}" width="{wide:.1f}" height="{LINE_HEIGHT}" fill="{style.colour}"/>')
+                boxes.append(
+                    f'<rect x="{x:.1f}" y="{y}" width="{wide:.1f}" height="{LINE_HEIGHT}" fill="{style.colour}"/>'
+                )
             if part.strip():
                 fill = PAPER if style.reverse else style.colour
                 extra = ' font-weight="bold"' if style.bold else ""

@@ -125,9 +125,12 @@ def test_taken_rows_attend_as_they_did(native: Any) -> None:
         q = ops.store_kv(ops.tensor(x.tobytes(), 20), batch, 0, None)
         whole = ops.attention(q, batch, 0, 0.5).numpy()
         taken = batch.take([7, 1, 4])
-        assert list(taken.positions) == [2, 1, 4] and taken.n_rows == 3
+        assert list(taken.positions) == [2, 1, 4]
+        assert taken.n_rows == 3
         assert ops.attention(ops.take_rows(q, []), batch.take([]), 0, 0.5).shape == (0, 12)
-        np.testing.assert_array_equal(ops.attention(ops.take_rows(q, [7, 1, 4]), taken, 0, 0.5).numpy(), whole[[7, 1, 4]])
+        np.testing.assert_array_equal(
+            ops.attention(ops.take_rows(q, [7, 1, 4]), taken, 0, 0.5).numpy(), whole[[7, 1, 4]]
+        )
         with pytest.raises(KernelError):
             batch.take([8])
         results.append(whole)

@@ -85,7 +85,7 @@ def test_draws_from_a_flat_and_from_a_peaked_vocabulary(native: Any) -> None:
 
 
 def test_noise_is_the_same_number(native: Any) -> None:
-    ids = [*list(range(300)), 2 ** 31 - 1]
+    ids = [*list(range(300)), 2**31 - 1]
     np.testing.assert_allclose(native.gumbel(9, 4, ids), reference.gumbel(9, 4, ids), rtol=1e-14, atol=1e-14)
 
 

@@ -46,7 +46,8 @@ def slow_notice(ops: Ops) -> str | None:
     if ops.name != "reference":
         return None
     if find_spec("fanlight.kernels._native") is not None:
-        return "using the NumPy reference kernels, as asked: correct, and far slower than the native ones"
+        by = "FANLIGHT_KERNELS asks" if os.environ.get("FANLIGHT_KERNELS") == "reference" else "was asked for"
+        return f"using the NumPy reference kernels, as {by}: correct, and far slower than the native ones"
     return (
         "using the NumPy reference kernels, far slower than the native ones: this installation has none, for lack of a "
         "C++ compiler; install one, then fanlight again"

@@ -253,14 +253,15 @@ def _stored(dtype: str, n_in: int, part: Part) -> NDArray[np.float32]:
         raise KernelError(f"pack: {dtype} cannot be transposed")
     values = np.frombuffer(raw, stored)
     numbers = dequantize_blocks(values) if dtype in BLOCKS else widen(values, dtype)
-    matrix = numbers.reshape(n_in, n_rows).T if transposed else numbers.reshape(n_rows, n_in)
+    matrix: NDArray[np.float32] = numbers.reshape(n_in, n_rows).T if transposed else numbers.reshape(n_rows, n_in)
     if row_order is None:
         return matrix
     if len(row_order) != n_rows:
         raise KernelError(f"pack: row_order has {len(row_order)} entries for {n_rows} rows")
     if not all(0 <= stored_row < n_rows for stored_row in row_order):
         raise KernelError(f"pack: row_order holds {min(row_order)} to {max(row_order)}, rows are 0 to {n_rows - 1}")
-    return matrix[np.asarray(row_order)]
+    ordered: NDArray[np.float32] = matrix[np.asarray(row_order)]
+    return ordered
 
 
 def round_activations(x: NDArray[np.float32]) -> NDArray[np.float64]:
