@@ -146,8 +146,20 @@ nb::ndarray<nb::numpy, float, nb::ndim<2>> to_numpy(const Tensor& t) {
   return {copy, {rows, columns}, owner};
 }
 
+// What packing still reads. Touched with the GIL only, and never destroyed: the interpreter may be gone by then.
+auto* const in_use = new std::vector<std::unique_ptr<Bytes>>;
+
+void finish_packing() {
+  {
+    nb::gil_scoped_release release;
+    wait_for(last_ticket());
+  }
+  in_use->clear();
+  return_free_memory();
+}
+
 Linear pack(const std::string& dtype, int n_in, nb::sequence parts, std::optional<nb::object> bias, const std::string& activation,
-                             bool gated) {
+                             bool gated, bool mapped) {
   std::vector<std::unique_ptr<Bytes>> buffers;
   std::vector<Part> list;
   for (nb::handle item : parts) {
@@ -165,9 +177,12 @@ Linear pack(const std::string& dtype, int n_in, nb::sequence parts, std::optiona
     bias_values.resize(bytes.size() / sizeof(float));
     std::memcpy(bias_values.data(), bytes.data(), bytes.size());
   }
-  return timed([&] {
-    return Linear(dtype, n_in, list, bias ? bias_values.data() : nullptr, bias_values.size(), activation, gated);
+  if (background_is_idle()) in_use->clear();
+  Linear packed = timed([&] {
+    return Linear(dtype, n_in, list, bias ? bias_values.data() : nullptr, bias_values.size(), activation, gated, mapped);
   });
+  for (auto& buffer : buffers) in_use->push_back(std::move(buffer));
+  return packed;
 }
 
 // Reads every byte of the matrices once with the threads of the ops: the floor of a decode step.
@@ -249,7 +264,9 @@ NB_MODULE(_native, m) {
       .def("take", &KVBatch::take, "rows"_a);
 
   m.def("tensor", make_tensor, "data"_a, "n_columns"_a);
-  m.def("pack", pack, "dtype"_a, "n_in"_a, "parts"_a, nb::kw_only(), "bias"_a = nb::none(), "activation"_a = "none", "gated"_a = false);
+  m.def("pack", pack, "dtype"_a, "n_in"_a, "parts"_a, nb::kw_only(), "bias"_a = nb::none(), "activation"_a = "none", "gated"_a = false,
+        "mapped"_a = false);
+  m.def("finish_packing", &finish_packing);
   m.def("linear", [](const Tensor& x, const Linear& w, const Tensor* residual) { return timed([&] { return w.apply(x, residual); }); },
         "x"_a, "w"_a, "residual"_a = nb::none());
   m.def("embed", [](const Linear& w, const std::vector<int>& ids) { return timed_rows(static_cast<int>(ids.size()), [&] { return w.embed(ids); }); }, "w"_a, "ids"_a);

@@ -7,10 +7,15 @@
 #include <new>
 #include <vector>
 
+#include "core/fork.h"
+
 #if defined(__unix__) || defined(__APPLE__)
-#include <pthread.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #define FANLIGHT_MMAP 1
+#endif
+#if defined(__GLIBC__)
+#include <malloc.h>
 #endif
 
 namespace fanlight {
@@ -68,24 +73,6 @@ Block::~Block() {
 
 namespace {
 
-// A mutex that no forked child inherits locked: a fork waits for it.
-class ForkSafeMutex {
- public:
-  ForkSafeMutex() {
-#if defined(FANLIGHT_MMAP)
-    static auto* all = new std::vector<ForkSafeMutex*>;
-    if (all->empty())
-      pthread_atfork([] { for (auto* m : *all) m->mutex_.lock(); }, [] { for (auto* m : *all) m->mutex_.unlock(); },
-                     [] { for (auto* m : *all) m->mutex_.unlock(); });
-    all->push_back(this);
-#endif
-  }
-  void lock() { mutex_.lock(); }
-  void unlock() { mutex_.unlock(); }
-
- private:
-  std::mutex mutex_;
-};
 ForkSafeMutex weights_mutex;
 
 }  // namespace
@@ -104,6 +91,22 @@ Weights allocate_weights(size_t bytes) {
   uint8_t* data = block->data() + used;
   used += bytes;
   return {std::move(block), data};
+}
+
+void drop_mapped_pages(const uint8_t* data, size_t bytes) {
+#if defined(FANLIGHT_MMAP) && defined(MADV_DONTNEED)
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page, end = (reinterpret_cast<uintptr_t>(data) + bytes) / page * page;
+  if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);  // a mapped file: it can be read again
+#else
+  (void)data, (void)bytes;
+#endif
+}
+
+void return_free_memory() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
 }
 
 // Recycled buffers: one list a size class, four classes an octave, at most kKept bytes in all.

@@ -31,6 +31,12 @@ struct Weights {
 };
 Weights allocate_weights(size_t bytes);
 
+// Tells the system that these bytes of a mapped file are not needed in memory any more.
+void drop_mapped_pages(const uint8_t* data, size_t bytes);
+
+// Gives memory that was freed back to the system, where malloc keeps it.
+void return_free_memory();
+
 // An activation buffer: 64-byte aligned, content undefined, given back for reuse when it dies.
 class Buffer {
  public:

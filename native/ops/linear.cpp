@@ -170,7 +170,7 @@ const Linear::Type& Linear::type_named(const std::string& name) {
 }
 
 Linear::Linear(const std::string& dtype, int n_in, const std::vector<Part>& parts, const float* bias, size_t n_bias,
-               const std::string& activation, bool gated)
+               const std::string& activation, bool gated, bool mapped)
     : type_(&type_named(dtype)), n_in_(n_in), activation_(activation_named(activation)), gated_(gated) {
   check(n_in > 0 && n_in % type_->group == 0, "pack: n_in is ", n_in, ", ", dtype, " needs a positive multiple of ", type_->group);
   check(!parts.empty(), "pack: no parts");
@@ -224,9 +224,18 @@ Linear::Linear(const std::string& dtype, int n_in, const std::vector<Part>& part
     std::copy(bias, bias + n_bias, bias_.begin());
   }
   weights_ = allocate_weights(n_bytes());
-  pool()->run(n_tiles_, 4, [&](int begin, int end) {
-    for (int t = begin; t < end; t++)
-      type_->pack(rows.data() + static_cast<size_t>(t) * kTile, k_stride, n_in, weights_.data + tile_bytes_ * static_cast<size_t>(t));
+  std::vector<std::pair<const uint8_t*, size_t>> sources;
+  if (mapped)
+    for (const Part& p : parts) sources.emplace_back(p.data, p.bytes);
+  ticket_ = run_in_background([=, pack = type_->pack, target = weights_, tile_bytes = tile_bytes_, n_tiles = n_tiles_, rows = std::move(rows)] {
+    const auto body = [&](int begin, int end) {
+      for (int t = begin; t < end; t++)
+        pack(rows.data() + static_cast<size_t>(t) * kTile, k_stride, n_in, target.data + tile_bytes * static_cast<size_t>(t));
+    };
+    const std::shared_ptr<Pool> threads = pool();
+    if (threads->size() > 2) threads->run(n_tiles, 4, body);
+    else body(0, n_tiles);  // the second core is busy with what this is hidden behind
+    for (const auto& [data, bytes] : sources) drop_mapped_pages(data, bytes);
   });
 }
 
@@ -265,6 +274,7 @@ Tensor Linear::apply(const Tensor& x, const Tensor* residual) const {
   Tensor y(x.n_rows(), n_out_);
   if (x.n_rows() == 0) return y;
   check(!x.is_view(), "linear: x is a row of another tensor; take it with take_rows");
+  wait_for(ticket_);
   const Activations a = type_->quantised ? x.int8s() : x.floats();
   const std::shared_ptr<Pool> threads = pool();
   const int tiles_per_unit = gated_ ? 4 : 2, n_units = n_tiles_ / tiles_per_unit;
@@ -297,6 +307,7 @@ void Linear::embed_row(int id, float* y) const {
 
 Tensor Linear::embed(const std::vector<int>& ids) const {
   check(!gated_, "embed: a gated matrix is no table");
+  wait_for(ticket_);
   Tensor y(static_cast<int>(ids.size()), n_in_);
   for (size_t i = 0; i < ids.size(); i++) {
     float* row = y.row(static_cast<int>(i));

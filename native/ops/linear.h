@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/background.h"
 #include "core/memory.h"
 #include "core/pool.h"
 #include "core/tensor.h"
@@ -21,15 +22,20 @@ struct Part {
   bool transposed;             // (n_in, n_rows); float types only
 };
 
+// Packing goes on in the background after the constructor has checked everything; who reads the weights waits for it. The parts'
+// data must stay until then. `mapped`: they are parts of a mapped file, whose pages are let go once packed.
 class Linear {
  public:
   Linear(const std::string& dtype, int n_in, const std::vector<Part>& parts, const float* bias, size_t n_bias,
-         const std::string& activation, bool gated);
+         const std::string& activation, bool gated, bool mapped);
 
   int n_in() const { return n_in_; }
   int n_out() const { return n_out_; }
   size_t n_bytes() const { return tile_bytes_ * static_cast<size_t>(n_tiles_); }
-  const uint8_t* data() const { return weights_.data; }
+  const uint8_t* data() const {
+    wait_for(ticket_);
+    return weights_.data;
+  }
 
   Tensor apply(const Tensor& x, const Tensor* residual) const;
   Tensor embed(const std::vector<int>& ids) const;
@@ -49,6 +55,7 @@ class Linear {
   Activation activation_;
   bool gated_;
   Weights weights_;
+  uint64_t ticket_ = 0;
   std::vector<float> bias_;  // padded to whole units
 };
 

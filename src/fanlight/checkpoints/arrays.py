@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,5 +31,3 @@ class Checkpoint:
     format: str  # "gguf" or "safetensors"
     metadata: Mapping[str, Any]
     arrays: Mapping[str, Array]
-    drop_pages: Callable[[], None] = field(default=lambda: None)
-    """Tell the operating system that the pages read so far are not needed any more (a hint: data stays readable)."""

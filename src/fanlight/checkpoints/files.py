@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from contextlib import suppress
 from dataclasses import dataclass
 
 from fanlight.errors import CheckpointError
@@ -20,13 +19,6 @@ class MappedFile:
     path: str
     size: int  # bytes
     data: mmap.mmap  # read-only
-
-    def drop_pages(self) -> None:
-        """Tell the operating system that the pages read so far may go; without such a call there, do nothing."""
-        advice = getattr(mmap, "MADV_DONTNEED", None)
-        if advice is not None:
-            with suppress(OSError):  # a hint: locked pages may refuse it
-                self.data.madvise(advice)
 
 
 def map_file(path: str | os.PathLike[str], wanted: str) -> MappedFile:

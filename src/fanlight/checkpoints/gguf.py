@@ -72,7 +72,7 @@ def open_gguf(path: str | os.PathLike[str]) -> Checkpoint:
             f"it is one of {n_parts} parts ('split.count'), expected a whole model; join the parts with llama.cpp's "
             f"'llama-gguf-split --merge' and open the result"
         )
-    return Checkpoint(path=file.path, format="gguf", metadata=metadata, arrays=arrays, drop_pages=file.drop_pages)
+    return Checkpoint(path=file.path, format="gguf", metadata=metadata, arrays=arrays)
 
 
 class _Cursor:

@@ -74,9 +74,7 @@ def open_safetensors(path: str | os.PathLike[str]) -> Checkpoint:
         arrays[name] = Array(name=name, dtype=dtype, shape=shape, data=view[data_start + begin : data_start + end])
         spans.append((begin, end, name))
     _check_no_holes(file.path, spans, data_start, file.size)
-    return Checkpoint(
-        path=file.path, format="safetensors", metadata=metadata, arrays=arrays, drop_pages=file.drop_pages
-    )
+    return Checkpoint(path=file.path, format="safetensors", metadata=metadata, arrays=arrays)
 
 
 def _read_header(file: MappedFile) -> tuple[int, dict[str, Any]]:
@@ -255,11 +253,7 @@ def _open_shards(folder: str, names: list[str]) -> Checkpoint:
             )
         arrays.update(shard.arrays)
 
-    def drop_pages() -> None:
-        for shard in shards.values():
-            shard.drop_pages()
-
-    return Checkpoint(path=folder, format="safetensors", metadata=metadata, arrays=arrays, drop_pages=drop_pages)
+    return Checkpoint(path=folder, format="safetensors", metadata=metadata, arrays=arrays)
 
 
 def _some(names: Iterable[str], limit: int = 5) -> str:

@@ -139,11 +139,17 @@ class Ops(Protocol):
         bias: Buffer | None = None,
         activation: str = "none",
         gated: bool = False,
+        mapped: bool = False,
     ) -> Linear:
         """Stack `parts` (rows = outputs) into one matrix in the kernel's own layout.
 
         `gated` takes two parts of equal size, gate and up: the result is activation(x @ gate.T) * (x @ up.T), half as wide.
+        Packing may go on in the background: the data must not change until `finish_packing`. `mapped`: the data is part of
+        a mapped file, whose pages may leave memory once they are packed.
         """
+
+    def finish_packing(self) -> None:
+        """Wait until all is packed, and let go of the data."""
 
     def linear(self, x: Tensor, w: Linear, residual: Tensor | None = None) -> Tensor:
         """residual + activation(x @ w.T + bias). (T, n_in) -> (T, n_out).

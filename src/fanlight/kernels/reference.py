@@ -40,6 +40,7 @@ __all__ = [
     "argmax",
     "attention",
     "embed",
+    "finish_packing",
     "gather",
     "get_threads",
     "gumbel",
@@ -213,8 +214,9 @@ def pack(
     bias: Buffer | None = None,
     activation: str = "none",
     gated: bool = False,
+    mapped: bool = False,
 ) -> Linear:
-    """See `ops.Ops.pack`."""
+    """See `ops.Ops.pack`. Done at once; mapped pages are left to the system."""
     if dtype not in DTYPES:
         raise KernelError(f"pack: no kernel for weights of type {dtype!r}; there are {', '.join(DTYPES)}")
     if activation not in ACTIVATIONS:
@@ -237,6 +239,10 @@ def pack(
     if len(values) != len(weights):
         raise KernelError(f"pack: the bias has {len(values)} values for {len(weights)} rows")
     return Linear(dtype, weights, values.copy(), activation, gated)
+
+
+def finish_packing() -> None:
+    """Nothing is left to do."""
 
 
 def _stored(dtype: str, n_in: int, part: Part) -> NDArray[np.float32]:

@@ -109,7 +109,8 @@ class Weights:
         arrays = [self.take(slot.name, (n_in, slot.n_out) if transposed else (slot.n_out, n_in)) for slot in slots]
         dtype = arrays[0].dtype
         data: list[bytes | memoryview] = [stored.data for stored in arrays]
-        if dtype not in DTYPES or any(stored.dtype != dtype for stored in arrays):
+        mapped = dtype in DTYPES and all(stored.dtype == dtype for stored in arrays)
+        if not mapped:
             data, dtype = [self._as_float32(stored) for stored in arrays], "F32"
             self.report.conversions += [
                 f"{stored.name}: {stored.dtype} -> F32" for stored in arrays if stored.dtype != "F32"
@@ -119,9 +120,8 @@ class Weights:
             for raw, slot in zip(data, slots, strict=True)
         ]
         bias_bytes = b"".join(self.floats(slot.name, slot.n_out) for slot in bias) if bias else None
-        packed = self.ops.pack(dtype, n_in, parts, bias=bias_bytes, activation=activation, gated=gated)
+        packed = self.ops.pack(dtype, n_in, parts, bias=bias_bytes, activation=activation, gated=gated, mapped=mapped)
         self.report.packed_bytes += packed.nbytes
-        self._checkpoint.drop_pages()  # the packed copy is what counts from now on
         return packed
 
     def finish(self, ignored: Sequence[str] = (), essential: Sequence[str] = ()) -> LoadReport:
