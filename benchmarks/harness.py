@@ -1,7 +1,8 @@
 """Alternating rounds -> samples -> medians, ratios, goals, a table and JSON lines. Knows no engine and no model.
 
 Contenders of one figure run in one process, in turn, in an order that flips every round, so that a slow minute of the
-machine falls on all of them. What is compared is the ratio within a round; its median and its range are reported.
+machine falls on all of them; a run during which other programs used the processor is made again. What is compared is the
+ratio within a round; its median and its range are reported.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from benchmarks.machine import describe_machine
+from benchmarks.quiet import undisturbed
 
 Samples = Mapping[str, Sequence[float]]
 """Contender -> one value a round, in the order of the rounds."""
@@ -58,7 +61,7 @@ def race(contenders: Mapping[str, Callable[[int], float]], rounds: int, *, warm_
         names = list(contenders)[:: 1 if turn % 2 == 0 else -1]
         for name in names:
             time.sleep(SETTLE_SECONDS)
-            value = contenders[name](turn)
+            value = undisturbed(partial(contenders[name], turn))
             if turn >= warm_up:
                 samples[name].append(value)
         progress(f"round {max(0, turn - warm_up + 1)}/{rounds}")
@@ -100,13 +103,13 @@ def show(outcome: Outcome) -> None:
         print(f"  {'ok    ' if goal.met else 'MISSED'} {goal.what}: {number(goal.found)} ({bounds(goal)}){spread}")
 
 
-def save(outcome: Outcome, path: Path) -> None:
+def save(outcome: Outcome, path: Path, *, others: float | None) -> None:
     """Append a figure to a file of JSON lines, with the command, date, machine and versions it was measured with."""
     line = asdict(outcome)
     for goal, kept in zip(outcome.goals, line["goals"], strict=True):
         kept["met"] = goal.met
     line["median"] = {name: statistics.median(values) for name, values in outcome.samples.items()}
-    line["measured"] = describe_machine()
+    line["measured"] = describe_machine() | {"cores_busy_with_other_work": others}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")

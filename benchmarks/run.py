@@ -11,6 +11,7 @@ from benchmarks.figures import FIGURES
 from benchmarks.harness import save, show
 from benchmarks.lineup import Lineup
 from benchmarks.machine import ROOT, describe_machine
+from benchmarks.quiet import MAX_SHARE, Others
 
 
 def main() -> int:
@@ -33,9 +34,13 @@ def main() -> int:
     lineup = Lineup(threads=options.threads, rounds=options.rounds)
     missed = []
     for name in options.figures or FIGURES:
+        others = Others()
         outcome = FIGURES[name](lineup)
+        taken = others.share()
         show(outcome)
-        save(outcome, output)
+        if taken is not None and taken > MAX_SHARE:
+            print(f"  note: other programs kept {taken:.1f} cores busy meanwhile; disturbed runs were made again")
+        save(outcome, output, others=taken)
         missed += [f"{name}: {goal.what}" for goal in outcome.goals if not goal.met]
     print(f"\nresults appended to {output}")
     for line in missed:

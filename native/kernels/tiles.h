@@ -92,19 +92,27 @@ struct LoadBF16 {
   static constexpr int kBytes = 32;
   FL_FN F32 at(const uint8_t* w) { return load_bf16(reinterpret_cast<const uint16_t*>(w)); }
 };
+// Two chains, of the even and of the odd k: one would wait for itself where the weights are short.
 template <class Load, int T>
 FL_FN void tile_float_rows(const uint8_t* w, int n_in, const Activations& a, int row, float* out) {
   const float* x = a.rows + static_cast<size_t>(row) * a.stride;
-  F32 y[T];
-  for (int t = 0; t < T; t++) y[t] = zero();
-#pragma GCC unroll 4
-  for (int k = 0; k < n_in; k++, w += Load::kBytes) {
-    if (T == 1) prefetch(w + kAhead);
-    F32 b = Load::at(w);
+  F32 even[T], odd[T];
+  for (int t = 0; t < T; t++) even[t] = odd[t] = zero();
+  int k = 0;
+#pragma GCC unroll 2
+  for (; k + 2 <= n_in; k += 2, w += 2 * Load::kBytes) {
+    if (T == 1)
+      for (int i = 0; i < 2 * Load::kBytes; i += 64) prefetch(w + kAhead + i);
+    F32 b = Load::at(w), c = Load::at(w + Load::kBytes);
 #pragma GCC unroll 8
-    for (int t = 0; t < T; t++) y[t] = fmadd(b, splat(x[t * a.stride + k]), y[t]);
+    for (int t = 0; t < T; t++) {
+      even[t] = fmadd(b, splat(x[t * a.stride + k]), even[t]);
+      odd[t] = fmadd(c, splat(x[t * a.stride + k + 1]), odd[t]);
+    }
   }
-  for (int t = 0; t < T; t++) store(out + t * kTile, y[t]);
+  if (k < n_in)
+    for (int t = 0; t < T; t++) even[t] = fmadd(Load::at(w), splat(x[t * a.stride + k]), even[t]);
+  for (int t = 0; t < T; t++) store(out + t * kTile, add(even[t], odd[t]));
 }
 
 // From a row count known at run time to one known to the compiler: all of kMaxRows, then what is left.
