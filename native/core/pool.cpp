@@ -2,10 +2,7 @@
 
 #include <algorithm>
 
-#if defined(__unix__) || defined(__APPLE__)
-#include <pthread.h>
-#define FANLIGHT_FORK 1
-#endif
+#include "core/fork.h"
 
 namespace fanlight {
 namespace {
