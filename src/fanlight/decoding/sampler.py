@@ -10,6 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fanlight.kernels.ops import Ops, RowStats, Tensor
 
 
@@ -36,12 +38,17 @@ def choose(logits: Tensor, *, seed: int, position: int, sample: bool, ops: Ops) 
     return describe(token, ops.gather(logits, (token,))[0], logits, ops.stats(logits), ops)
 
 
-def describe(token: int, logit: float, logits: Tensor, stats: RowStats, ops: Ops) -> Choice:
-    """Where a token stands in its row, in at most one more pass over it: `logit` is its own, `stats` the row's."""
+def describe(
+    token: int, logit: float, logits: Tensor, stats: RowStats, ops: Ops, leading: Sequence[float] = ()
+) -> Choice:
+    """Where a token stands in its row, in at most one more pass over it.
+
+    logit: its own. stats: the row's. leading: the row's largest logits, if they are known.
+    """
     logprob = logit - stats.logsumexp
     if stats.n_kept == 1:
         return Choice(token, logprob, 0, None)
     if logit < stats.max:
         return Choice(token, logprob, ops.rank(logits, token), logit - stats.max)
-    first, second = ops.top(logits, 2)[1]
+    first, second = leading[:2] if len(leading) > 1 else ops.top(logits, 2)[1]
     return Choice(token, logprob, 0 if second < first else ops.rank(logits, token), first - second)

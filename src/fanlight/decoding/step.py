@@ -76,6 +76,7 @@ def _account(token: int, position: int, rows: Sequence[Tensor], settings: StepSe
     ops = settings.ops
     raw = ops.stats(rows[0])
     ids, logits = ops.top(rows[0], settings.candidates)
+    leading = () if settings.processors else tuple(logits)  # with no processor the final row is this one
     if token in ids:
         chosen = raw_rank = ids.index(token)
     else:
@@ -92,7 +93,7 @@ def _account(token: int, position: int, rows: Sequence[Tensor], settings: StepSe
         effects.append(ProcessorEffect(processor.label, processor.removes, before, after, tuple(logits)))
         before = after
 
-    choice = describe(token, logits[chosen], rows[-1], before, ops)
+    choice = describe(token, logits[chosen], rows[-1], before, ops, leading)
     record = StepRecord(
         position=position,
         id=token,
