@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import index
 from typing import TYPE_CHECKING, Any
 
 from fanlight.cache.paged import PagedCache
@@ -19,6 +18,7 @@ from fanlight.decoding.config import GenerationConfig
 from fanlight.decoding.step import Decision, StepSettings, decide
 from fanlight.decoding.stopping import CANCELLED
 from fanlight.engine.loop import Engine
+from fanlight.engine.request import checked_ids, seed_of
 from fanlight.errors import ContextOverflow, FanlightError, OptionError
 from fanlight.kernels import load_ops, slow_notice
 from fanlight.kernels.ops import Tensor
@@ -235,7 +235,7 @@ class Model:
         for config in configs:
             ends = config.eos_token_id
             eos_ids = self.tokenizer.eos_ids if ends is None else self._checked("eos_token_id", ends)
-            settings = StepSettings.of(config, seed=_seed(config), eos_ids=eos_ids, ops=ops)
+            settings = StepSettings.of(config, seed=seed_of(config), eos_ids=eos_ids, ops=ops)
             decision = decide(ids, ops.row(logits, 0), settings)
             token = decision.choice.id
             steps.append(Step(0, token, self.tokenizer.token_text(token), None, decision, self.tokenizer))
@@ -333,16 +333,7 @@ class Model:
         return config.replace(**options) if options else config
 
     def _checked(self, what: str, ids: Iterable[int]) -> tuple[int, ...]:
-        """The ids as plain integers, all of them in the vocabulary."""
-        n_vocab = self.decoder.config.n_vocab
-        try:
-            checked = tuple(map(index, ids))
-        except TypeError:
-            raise OptionError(f"{what} must be text or token ids: got {ids!r:.80}") from None
-        for token in checked:
-            if not 0 <= token < n_vocab:
-                raise OptionError(f"{what}: id {token} is not in the model's vocabulary, 0 to {n_vocab - 1}")
-        return checked
+        return checked_ids(what, ids, self.decoder.config.n_vocab)
 
     def _forward(self, ids: Sequence[int], rows: Sequence[int]) -> Tensor:
         n_ctx = self.decoder.config.n_ctx
@@ -425,10 +416,6 @@ class Stream(Iterator[Step]):
             prefill_seconds=self._prefill_seconds,
             decode_seconds=self._decode_seconds,
         )
-
-
-def _seed(config: GenerationConfig) -> int:
-    return config.seed if config.seed is not None else int.from_bytes(os.urandom(6), "little")
 
 
 def load(

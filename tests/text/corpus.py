@@ -9,7 +9,7 @@ NASTY = {
     "cjk": "\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u3001\u4e2d\u6587\u6587\u672c\u3002\ud55c\uad6d\uc5b4 \U00020000",
     "right to left": "\u0645\u0631\u062d\u0628\u0627 \u05e9\u05dc\u05d5\u05dd \u200f(abc)\u200e 123",
     "combining": "e\u0301 n\u0303o a\u0323\u0301 Z\u0351\u036b\u0343\u036a\u0302 \u0939\u093f\u0928\u094d\u0926\u0940",
-    "code": "def f(x: int) -> str:\n    return f'{x!r:>10}'  # TODO\n\n\nclass A(B):\n\tpass\n",
+    "code": "def f(x: int) -> str:\n    return f'{x!r:>10}'  # a comment\n\n\nclass A(B):\n\tpass\n",
     "digits": "1 12 123 1234567890 3.14159 1,000,000 0x1F 2024-01-31 \u00bd\u00b2\u2167\u0663\u0664\u0665 a1b22c333",
     "long digits": "31415926535897932384626433832795028841971693993751" * 4,
     "spaces": " a  b   c    d     e" + " " * 33 + "f" + " " * 7,

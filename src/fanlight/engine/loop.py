@@ -6,18 +6,16 @@ to one thread at a time.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from operator import index
 from typing import TYPE_CHECKING
 
 from fanlight.cache.paged import PagedCache
 from fanlight.decoding.config import GenerationConfig
 from fanlight.decoding.step import StepSettings, decide
 from fanlight.decoding.stopping import CANCELLED, Stop, StopRules, stop_max_new_tokens
-from fanlight.engine.request import DetokenizerFactory, Request, Sequence, StepEvent
+from fanlight.engine.request import DetokenizerFactory, Request, Sequence, StepEvent, checked_ids, seed_of
 from fanlight.engine.scheduler import Scheduler, Work
 from fanlight.errors import ContextOverflow, FanlightError, NumericError, OptionError
 
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
 
     from fanlight.kernels.ops import Tensor
     from fanlight.models.base import Decoder
-
-SEED_BYTES = 6  # a drawn seed stays below 2^53, so that it survives JSON
 
 
 class Engine:
@@ -77,7 +73,7 @@ class Engine:
         if config.stop_strings and self._detokenizer_factory is None:
             raise OptionError("stop_strings need text: give the engine a detokenizer_factory, or use eos_token_id")
         eos_ids = self.eos_ids if config.eos_token_id is None else self._check_ids("eos_token_id", config.eos_token_id)
-        seed = config.seed if config.seed is not None else int.from_bytes(os.urandom(SEED_BYTES), "little")
+        seed = seed_of(config)
         request = Request(id=self._n_requests, prompt_ids=ids, config=config, seed=seed)
         sequence = Sequence(
             request,
@@ -220,16 +216,8 @@ class Engine:
             self._end(sequence)
             self._ready = [event for event in self._ready if event.request_id != request.id]
 
-    def _check_ids(self, name: str, ids: Iterable[int]) -> tuple[int, ...]:
-        try:
-            checked = tuple(map(index, ids))
-        except TypeError as error:
-            raise OptionError(f"{name} must be token ids: {error}") from error
-        n_vocab = self.decoder.config.n_vocab
-        if checked and not (min(checked) >= 0 and max(checked) < n_vocab):
-            outside = next(token for token in checked if not 0 <= token < n_vocab)
-            raise OptionError(f"{name}: id {outside} is not in the model's vocabulary, 0 to {n_vocab - 1}")
-        return checked
+    def _check_ids(self, what: str, ids: Iterable[int]) -> tuple[int, ...]:
+        return checked_ids(what, ids, self.decoder.config.n_vocab)
 
 
 class EventStream(Iterator[StepEvent]):

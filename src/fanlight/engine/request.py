@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import index
 from typing import TYPE_CHECKING, Protocol
 
 from fanlight.decoding.stopping import Stop, StopReason, StopRules, StopStrings, stop_string
+from fanlight.errors import OptionError
 
 if TYPE_CHECKING:
     from fanlight.cache.paged import CacheSlot
@@ -26,6 +29,23 @@ class TextStream(Protocol):
 
 
 DetokenizerFactory = Callable[[], TextStream]
+
+
+def checked_ids(what: str, ids: Iterable[int], n_vocab: int) -> tuple[int, ...]:
+    """The ids as plain integers, all of them in the vocabulary. OptionError otherwise; `what` names them."""
+    try:
+        checked = tuple(map(index, ids))
+    except TypeError:
+        raise OptionError(f"{what} must be token ids: got {ids!r:.80}") from None
+    if checked and not (min(checked) >= 0 and max(checked) < n_vocab):
+        outside = next(token for token in checked if not 0 <= token < n_vocab)
+        raise OptionError(f"{what}: id {outside} is not in the model's vocabulary, 0 to {n_vocab - 1}")
+    return checked
+
+
+def seed_of(config: GenerationConfig) -> int:
+    """The seed that is asked for, or a fresh one below 2^48, which survives JSON."""
+    return config.seed if config.seed is not None else int.from_bytes(os.urandom(6), "little")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
