@@ -245,15 +245,17 @@ NB_MODULE(_native, m) {
       .def_prop_ro("n_in", &Linear::n_in)
       .def_prop_ro("n_out", &Linear::n_out)
       .def_prop_ro("nbytes", &Linear::n_bytes);
-  nb::class_<Rope>(m, "Rope").def_prop_ro("head_dim", &Rope::head_dim);
-  nb::class_<KVPool>(m, "KVPool")
+  nb::class_<Rope>(m, "Rope").def_prop_ro("n_rotated", &Rope::n_rotated);
+  nb::class_<KVPool> pool_class(m, "KVPool");
+  pool_class
       .def_prop_ro("page_tokens", [](const KVPool&) { return KVPool::kPageTokens; })
       .def_prop_ro("page_bytes", &KVPool::page_bytes)
       .def_prop_ro("n_pages", &KVPool::n_pages)
       .def("allocate", &KVPool::allocate)
       .def("release", &KVPool::release, "page"_a)
       .def("copy", &KVPool::copy, "source"_a, "target"_a);
-  nb::class_<KVBatch>(m, "KVBatch")
+  nb::class_<KVBatch> batch_class(m, "KVBatch");
+  batch_class
       .def_prop_ro("n_rows", &KVBatch::n_rows)
       .def_prop_ro("positions",
                    [](const KVBatch& b) {
@@ -262,6 +264,10 @@ NB_MODULE(_native, m) {
                      return positions;
                    })
       .def("take", &KVBatch::take, "rows"_a);
+  pool_class.def("batch",
+                 [](std::shared_ptr<KVPool> pool, const std::vector<std::vector<int>>& tables, const std::vector<int>& starts,
+                    const std::vector<int>& counts) { return KVBatch(std::move(pool), tables, starts, counts); },
+                 "tables"_a, "starts"_a, "counts"_a);
 
   m.def("tensor", make_tensor, "data"_a, "n_columns"_a);
   m.def("pack", pack, "dtype"_a, "n_in"_a, "parts"_a, nb::kw_only(), "bias"_a = nb::none(), "activation"_a = "none", "gated"_a = false,
@@ -278,20 +284,26 @@ NB_MODULE(_native, m) {
         [](const Tensor& x, const Tensor& weight, const Tensor& bias, float eps) { return timed_rows(x.n_rows(), [&] { return layer_norm(x, weight, bias, eps); }); },
         "x"_a, "weight"_a, "bias"_a, "eps"_a);
 
-  m.def("rope", [](std::vector<float> inv_freq) { return new Rope(std::move(inv_freq)); }, "inv_freq"_a);
+  m.def("span_norm",
+        [](const Tensor& x, const Tensor& weight, const std::vector<int>& widths, float eps) {
+          return timed_rows(x.n_rows(), [&] { return span_norm(x, weight, widths, eps); });
+        },
+        "x"_a, "weight"_a, "widths"_a, "eps"_a);
+  m.def("scale", [](const Tensor& x, float by) { return timed_rows(x.n_rows(), [&] { return scale(x, by); }); }, "x"_a, "by"_a);
+  m.def("softcap", [](const Tensor& x, float cap) { return timed([&] { return softcap(x, cap); }); }, "x"_a, "cap"_a);
+
+  m.def("rope", [](const Tensor& inv_freq, float scale) { return new Rope(inv_freq, scale); }, "inv_freq"_a, "scale"_a = 1.f);
   m.def("kv_pool",
         [](int n_layer, int n_kv_head, int head_dim, const std::string& dtype) { return std::make_shared<KVPool>(n_layer, n_kv_head, head_dim, dtype); },
         "n_layer"_a, "n_kv_head"_a, "head_dim"_a, "dtype"_a);
-  m.def("kv_batch",
-        [](std::shared_ptr<KVPool> pool, const std::vector<std::vector<int>>& tables, const std::vector<int>& starts,
-           const std::vector<int>& counts) { return KVBatch(std::move(pool), tables, starts, counts); },
-        "pool"_a, "tables"_a, "starts"_a, "counts"_a);
   m.def("store_kv",
         [](const Tensor& qkv, const KVBatch& batch, int layer, Rope* rope) { return timed_rows(batch.n_rows(), [&] { return store_kv(qkv, batch, layer, rope); }); },
         "qkv"_a, "batch"_a, "layer"_a, "rope"_a.none());
   m.def("attention",
-        [](const Tensor& q, const KVBatch& batch, int layer, float scale) { return timed([&] { return attention(q, batch, layer, scale); }); },
-        "q"_a, "batch"_a, "layer"_a, "scale"_a);
+        [](const Tensor& q, const KVBatch& batch, int layer, float scale, int window, float softcap, bool causal) {
+          return timed([&] { return attention(q, batch, layer, {scale, window, softcap, causal}); });
+        },
+        "q"_a, "batch"_a, "layer"_a, "scale"_a, "window"_a = 0, "softcap"_a = 0.f, "causal"_a = true);
 
   m.def("row",
         [](const Tensor& x, int index) {

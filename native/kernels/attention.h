@@ -53,18 +53,23 @@ FL_FN void score_blocks(const AttentionJob& job, const typename Cache::T* keys, 
       for (int b = 0; b < B; b++) s[r][b] = fmadd(k[b], splat(job.q[r][d]), s[r][b]);
   }
   for (int r = 0; r < R; r++)
-    for (int b = 0; b < B; b++) store(scores + r * job.scores_stride + b * 16, mul(s[r][b], splat(job.scale)));
+    for (int b = 0; b < B; b++) {
+      F32 score = mul(s[r][b], splat(job.scale));
+      if (job.softcap > 0) score = softcap_of(score, splat(job.softcap), splat(1.f / job.softcap));
+      store(scores + r * job.scores_stride + b * 16, score);
+    }
 }
 
-// Scores -> exp(score - max), zero from n_keys to n_padded; returns the sum.
-FL_FN float softmax_weights(float* s, int n_keys, int n_padded) {
+// Scores of the keys [first, n_keys) -> exp(score - max), and zero in the rest of [start, n_padded); returns the sum.
+FL_FN float softmax_weights(float* s, int start, int first, int n_keys, int n_padded) {
+  for (int i = start; i < first; i++) s[i] = kMinusInf;  // exp makes it 0
   const int whole = n_keys / 16 * 16, tail = n_keys - whole;
   F32 largest = splat(-3.0e38f);
-  for (int i = 0; i < whole; i += 16) largest = max(largest, load(s + i));
+  for (int i = start; i < whole; i += 16) largest = max(largest, load(s + i));
   if (tail) largest = max(largest, load_part(s + whole, tail, -3.0e38f));
   const F32 top = splat(max_of(largest));
   F32 total = zero();
-  for (int i = 0; i < whole; i += 16) {
+  for (int i = start; i < whole; i += 16) {
     F32 e = exp(sub(load(s + i), top));
     total = add(total, e);
     store(s + i, e);
@@ -83,18 +88,19 @@ FL_FN float softmax_weights(float* s, int n_keys, int n_padded) {
 
 // C vectors of 16 value columns for R rows.
 template <class Cache, int R, int C>
-FL_FN void mix_values(const AttentionJob& job, int n_keys, int column, const float* inverse) {
+FL_FN void mix_values(const AttentionJob& job, int first, int n_keys, int column, const float* inverse) {
   using T = typename Cache::T;
   const size_t v_stride = static_cast<size_t>((job.head_dim + 15) / 16 * 16);
   F32 y[R][C];
   for (int r = 0; r < R; r++)
     for (int c = 0; c < C; c++) y[r][c] = zero();
-  for (int start = 0; start < n_keys; start += job.page_tokens) {
-    const T* v = reinterpret_cast<const T*>(job.pages[start / job.page_tokens] + job.v_offset) + column;
+  for (int start = first / job.page_tokens * job.page_tokens; start < n_keys; start += job.page_tokens) {
+    const int skipped = first > start ? first - start : 0;
+    const T* v = reinterpret_cast<const T*>(job.pages[start / job.page_tokens] + job.v_offset) + column + skipped * v_stride;
     const bool is_last = start + job.page_tokens >= n_keys;
     const int n = is_last ? n_keys - start : job.page_tokens;
     const uint8_t* next = is_last ? nullptr : job.pages[start / job.page_tokens + 1] + job.v_offset + static_cast<size_t>(column) * sizeof(T);
-    for (int j = 0; j < n; j++, v += v_stride) {
+    for (int j = skipped; j < n; j++, v += v_stride) {
       ask_for<R>(next, 16 * C * sizeof(T));
       if (next) next += v_stride * sizeof(T);
       F32 x[C];
@@ -120,18 +126,22 @@ FL_FN void mix_values(const AttentionJob& job, int n_keys, int column, const flo
 template <class Cache, int R>
 FL_FN void attend_rows(const AttentionJob& job) {
   using T = typename Cache::T;
-  int n_keys = 0;
-  for (int r = 0; r < R; r++) n_keys = job.n_keys[r] > n_keys ? job.n_keys[r] : n_keys;
+  int n_keys = 0, first = job.first_key[0];
+  for (int r = 0; r < R; r++) {
+    n_keys = job.n_keys[r] > n_keys ? job.n_keys[r] : n_keys;
+    first = job.first_key[r] < first ? job.first_key[r] : first;
+  }
+  first = first / 16 * 16;  // whole blocks of keys
   const int n_padded = (n_keys + 15) / 16 * 16;
   constexpr int B = R <= 3 && kMaxAttnRows > 3 ? 2 : 1;  // few rows: two blocks at a time hide the latency
   const size_t block_bytes = static_cast<size_t>(job.head_dim) * 16 * sizeof(T);
-  for (int start = 0; start < n_padded; start += job.page_tokens) {
+  for (int start = first / job.page_tokens * job.page_tokens; start < n_padded; start += job.page_tokens) {
     const uint8_t* const* page = job.pages + start / job.page_tokens;
     const T* keys = reinterpret_cast<const T*>(*page + job.k_offset);
     const bool is_last = start + job.page_tokens >= n_padded;
-    const uint8_t* next = is_last ? job.pages[0] + job.v_offset : page[1] + job.k_offset;  // after the keys come the values
+    const uint8_t* next = is_last ? job.pages[first / job.page_tokens] + job.v_offset : page[1] + job.k_offset;  // after the keys come the values
     const int n = is_last ? n_padded - start : job.page_tokens;
-    int j = 0;
+    int j = first > start ? first - start : 0;
     for (; j + 16 * B <= n; j += 16 * B, next += B * block_bytes) {
       ask_for<R>(next, B * block_bytes);
       score_blocks<Cache, R, B>(job, keys + static_cast<size_t>(j) * job.head_dim, job.scores + start + j);
@@ -139,11 +149,11 @@ FL_FN void attend_rows(const AttentionJob& job) {
     for (; j < n; j += 16) score_blocks<Cache, R, 1>(job, keys + static_cast<size_t>(j) * job.head_dim, job.scores + start + j);
   }
   float inverse[R];
-  for (int r = 0; r < R; r++) inverse[r] = 1.f / softmax_weights(job.scores + r * job.scores_stride, job.n_keys[r], n_padded);
+  for (int r = 0; r < R; r++) inverse[r] = 1.f / softmax_weights(job.scores + r * job.scores_stride, first, job.first_key[r], job.n_keys[r], n_padded);
   int column = 0;
   const int v_stride = (job.head_dim + 15) / 16 * 16;
-  for (; column + 64 <= v_stride; column += 64) mix_values<Cache, R, 4>(job, n_keys, column, inverse);
-  for (; column < v_stride; column += 16) mix_values<Cache, R, 1>(job, n_keys, column, inverse);
+  for (; column + 64 <= v_stride; column += 64) mix_values<Cache, R, 4>(job, first, n_keys, column, inverse);
+  for (; column < v_stride; column += 16) mix_values<Cache, R, 1>(job, first, n_keys, column, inverse);
 }
 
 static void store_kv_f16(const float* k, const float* v, int head_dim, int slot, uint8_t* keys, uint8_t* values) {

@@ -35,4 +35,35 @@ FL_FN F32 gelu_of(F32 x) {
   return sigmoid_times(x, mul(splat(2 * 0.7978845608f), cubic));
 }
 
+// tanh x with a relative error of about 2e-7: Cephes' polynomial (tanhf) near 0, where 1 - 2 / (1 + e^2x) would cancel.
+FL_FN F32 tanh_of(F32 x) {
+  const F32 size = abs(x), limit = splat(0.625f), near = min(size, limit), z = mul(near, near);
+  F32 p = splat(-5.70498872745e-3f);
+  p = fmadd(p, z, splat(2.06390887954e-2f));
+  p = fmadd(p, z, splat(-5.37397155531e-2f));
+  p = fmadd(p, z, splat(1.33314422036e-1f));
+  p = fmadd(p, z, splat(-3.33332819422e-1f));
+  const F32 small = fmadd(mul(p, z), near, near);
+  const F32 large = sub(splat(1.f), div(splat(2.f), add(splat(1.f), exp(mul(splat(2.f), size)))));
+  const F32 y = add(zero_if_lt(large, size, limit), sub(small, zero_if_lt(small, size, limit)));  // of |x|
+  return sub(mul(splat(2.f), zero_if_lt(y, x, zero())), y);
+}
+
+FL_FN F32 softcap_of(F32 x, F32 cap, F32 inverse) { return mul(cap, tanh_of(mul(x, inverse))); }
+
+// 0.5 x (1 + erf(x / sqrt 2)); erf with an absolute error of 1.5e-7: Abramowitz and Stegun 7.1.26.
+FL_FN F32 gelu_erf_of(F32 x) {
+  const F32 half = splat(0.5f), u = mul(abs(x), splat(0.70710678f));
+  const F32 t = div(splat(1.f), fmadd(u, splat(0.3275911f), splat(1.f)));
+  F32 p = splat(1.061405429f);
+  p = fmadd(p, t, splat(-1.453152027f));
+  p = fmadd(p, t, splat(1.421413741f));
+  p = fmadd(p, t, splat(-0.284496736f));
+  p = fmadd(p, t, splat(0.254829592f));
+  const F32 rest = mul(mul(p, t), exp(sub(zero(), mul(u, u))));  // 1 - erf(u), u >= 0
+  // x >= 0: x - x rest / 2; x < 0: x rest / 2.
+  const F32 tail = mul(mul(half, abs(x)), rest);
+  return sub(max(x, zero()), tail);
+}
+
 }  // namespace fanlight::FANLIGHT_ISA

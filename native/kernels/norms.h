@@ -35,6 +35,22 @@ static void silu(float* x, int n) {
 static void gelu_tanh(float* x, int n) {
   for (int i = 0; i < n; i += 16) store(x + i, gelu_of(load(x + i)));
 }
+static void gelu(float* x, int n) {
+  for (int i = 0; i < n; i += 16) store(x + i, gelu_erf_of(load(x + i)));
+}
+static void relu(float* x, int n) {
+  for (int i = 0; i < n; i += 16) store(x + i, max(load(x + i), zero()));
+}
+static void tanh_rows(float* x, int n) {
+  for (int i = 0; i < n; i += 16) store(x + i, tanh_of(load(x + i)));
+}
+static void scale_rows(const float* x, float by, float* y, int n) {
+  for (int i = 0; i < n; i += 16) store(y + i, mul(load(x + i), splat(by)));
+}
+static void softcap_rows(const float* x, float cap, float* y, int n) {
+  const F32 to = splat(cap), inverse = splat(1.f / cap);
+  for (int i = 0; i < n; i += 16) store(y + i, softcap_of(load(x + i), to, inverse));
+}
 static void silu_mul(const float* gate, const float* up, float* y, int n) {
   for (int i = 0; i < n; i += 16) store(y + i, mul(silu_of(load(gate + i)), load(up + i)));
 }
@@ -48,6 +64,16 @@ static void rms_norm(const float* x, const float* w, float eps, int n, int strid
   for (int i = 0; i < stride; i += 16) squares = fmadd(load(x + i), load(x + i), squares);
   F32 scale = splat(1.f / __builtin_sqrtf(sum(squares) / static_cast<float>(n) + eps));
   for (int i = 0; i < stride; i += 16) store(y + i, mul(mul(load(x + i), scale), load(w + i)));
+}
+
+static void span_norm(const float* x, const float* w, float eps, int n, float* y) {
+  F32 squares = zero();
+  const int whole = n / 16 * 16, tail = n - whole;
+  for (int i = 0; i < whole; i += 16) squares = fmadd(load(x + i), load(x + i), squares);
+  if (tail) squares = fmadd(load_part(x + whole, tail, 0.f), load_part(x + whole, tail, 0.f), squares);
+  F32 scale = splat(1.f / __builtin_sqrtf(sum(squares) / static_cast<float>(n) + eps));
+  for (int i = 0; i < whole; i += 16) store(y + i, mul(mul(load(x + i), scale), load(w + i)));
+  if (tail) store_part(y + whole, mul(mul(load_part(x + whole, tail, 0.f), scale), load_part(w + whole, tail, 0.f)), tail);
 }
 
 static void layer_norm(const float* x, const float* w, const float* b, float eps, int n, int stride, float* y) {
@@ -67,9 +93,9 @@ static void layer_norm(const float* x, const float* w, const float* b, float eps
     store(y + i, fmadd(mul(sub(load(x + i), mean), scale), load(w + i), load(b + i)));
 }
 
-// (a, b) = halves of the head: (a cos - b sin, b cos + a sin).
-static void rope(const float* x, const float* cos, const float* sin, int head_dim, float* y) {
-  const int half = head_dim / 2;
+// (a, b) = halves of what is rotated: (a cos - b sin, b cos + a sin).
+static void rope(const float* x, const float* cos, const float* sin, int n_rotated, float* y) {
+  const int half = n_rotated / 2;
   int i = 0;
   for (; i + 16 <= half; i += 16) {
     F32 a = load(x + i), b = load(x + half + i), c = load(cos + i), s = load(sin + i);

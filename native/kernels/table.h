@@ -25,12 +25,12 @@ struct AttentionJob {
   static constexpr int kMaxRows = 8;
   const float* q[kMaxRows];
   float* out[kMaxRows];
-  int n_keys[kMaxRows];  // positions 0 .. n_keys - 1 are visible
+  int first_key[kMaxRows], n_keys[kMaxRows];  // positions first_key .. n_keys - 1 are visible
   int n_rows;
   const uint8_t* const* pages;
   size_t k_offset, v_offset;  // bytes into a page, of this layer and head
   int page_tokens, head_dim;
-  float scale;
+  float scale, softcap;  // softcap > 0: scores become softcap * tanh(score / softcap)
   float* scores;  // n_rows * scores_stride
   size_t scores_stride;
 };
@@ -58,13 +58,19 @@ struct Kernels {
   TileFn tile_f32, tile_f16, tile_bf16, tile_q4_1, tile_q8_0;
 
   void (*quantize)(const float* x, size_t stride, int n_rows, int n_groups, uint8_t* panel);
-  void (*half_to_float)(const uint16_t* x, float* y, int n);  // n % 16 == 0, as in the five below
+  void (*half_to_float)(const uint16_t* x, float* y, int n);  // n % 16 == 0, as in the ten below
   void (*add)(const float* a, const float* b, float* y, int n);
   void (*silu)(float* x, int n);
   void (*gelu_tanh)(float* x, int n);
+  void (*gelu)(float* x, int n);
+  void (*relu)(float* x, int n);
+  void (*tanh)(float* x, int n);
+  void (*scale)(const float* x, float by, float* y, int n);
+  void (*softcap)(const float* x, float cap, float* y, int n);
   void (*silu_mul)(const float* gate, const float* up, float* y, int n);
   void (*gelu_mul)(const float* gate, const float* up, float* y, int n);
   void (*rms_norm)(const float* x, const float* w, float eps, int n, int stride, float* y);
+  void (*span_norm)(const float* x, const float* w, float eps, int n, float* y);  // any n
   void (*layer_norm)(const float* x, const float* w, const float* b, float eps, int n, int stride, float* y);
   void (*rope)(const float* x, const float* cos, const float* sin, int head_dim, float* y);
 

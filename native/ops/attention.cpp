@@ -14,8 +14,8 @@ Tensor store_kv(const Tensor& qkv, const KVBatch& batch, int layer, Rope* rope) 
   check(qkv.n_rows() == batch.n_rows(), "store_kv: qkv has ", qkv.n_rows(), " rows, the batch ", batch.n_rows());
   check(q_columns > 0 && q_columns % (head_dim * n_kv) == 0, "store_kv: qkv has ", qkv.n_columns(), " columns; keys and values take ",
         kv_columns, ", and the rest must be a multiple of ", head_dim * n_kv);
-  check(!rope || rope->head_dim() == head_dim, "store_kv: the angles are for head_dim ", rope ? rope->head_dim() : 0, ", the cache has ",
-        head_dim);
+  const int n_rotated = rope ? rope->n_rotated() : 0;
+  check(n_rotated <= head_dim, "store_kv: the angles are for ", n_rotated, " dimensions, head_dim is ", head_dim);
   if (rope) rope->reserve(batch.max_position() + 1);
   const Kernels& k = kernels();
   const auto store = kv.is_f16() ? k.store_kv_f16 : k.store_kv_f32;
@@ -27,10 +27,13 @@ Tensor store_kv(const Tensor& qkv, const KVBatch& batch, int layer, Rope* rope) 
       const KVBatch::Row& at = batch.rows()[static_cast<size_t>(r)];
       const float* x = qkv.row(r);
       const float* cos = rope ? rope->cos(at.position) : nullptr;
-      const float* sin = cos + (rope ? head_dim / 2 : 0);
+      const float* sin = cos + (rope ? n_rotated / 2 : 0);
       float* out = q.row(r);
       if (rope)
-        for (int c = 0; c < q_columns; c += head_dim) k.rope(x + c, cos, sin, head_dim, out + c);
+        for (int c = 0; c < q_columns; c += head_dim) {
+          k.rope(x + c, cos, sin, n_rotated, out + c);
+          std::copy(x + c + n_rotated, x + c + head_dim, out + c + n_rotated);
+        }
       else
         std::copy(x, x + q_columns, out);
       std::fill(out + q_columns, out + q.stride(), 0.f);
@@ -39,7 +42,8 @@ Tensor store_kv(const Tensor& qkv, const KVBatch& batch, int layer, Rope* rope) 
         const float* key = x + q_columns + h * head_dim;
         const float* value = x + q_columns + (n_kv + h) * head_dim;
         if (rope) {
-          k.rope(key, cos, sin, head_dim, rotated.data());
+          k.rope(key, cos, sin, n_rotated, rotated.data());
+          std::copy(key + n_rotated, key + head_dim, rotated.data() + n_rotated);
           key = rotated.data();
         }
         store(key, value, head_dim, at.position % KVPool::kPageTokens, page + kv.key_offset(layer, h), page + kv.value_offset(layer, h));
@@ -49,13 +53,14 @@ Tensor store_kv(const Tensor& qkv, const KVBatch& batch, int layer, Rope* rope) 
   return q;
 }
 
-Tensor attention(const Tensor& q, const KVBatch& batch, int layer, float scale) {
+Tensor attention(const Tensor& q, const KVBatch& batch, int layer, const AttentionRule& rule) {
   const KVPool& kv = batch.pool();
   const int head_dim = kv.head_dim(), n_kv = kv.n_kv_head();
   check(layer >= 0 && layer < kv.n_layer(), "attention: layer ", layer, " is outside 0 to ", kv.n_layer() - 1);
   check(q.n_rows() == batch.n_rows(), "attention: q has ", q.n_rows(), " rows, the batch ", batch.n_rows());
   check(q.n_columns() > 0 && q.n_columns() % (head_dim * n_kv) == 0, "attention: q has ", q.n_columns(), " columns, expected a multiple of ",
         head_dim * n_kv);
+  check(rule.window >= 0, "attention: window is ", rule.window, ", expected 0 (none) or more");
   const Kernels& k = kernels();
   const auto attend = kv.is_f16() ? k.attention_f16 : k.attention_f32;
   const int share = q.n_columns() / head_dim / n_kv;                 // query heads of one key/value head
@@ -88,14 +93,16 @@ Tensor attention(const Tensor& q, const KVBatch& batch, int layer, float scale) 
       AttentionJob job{};
       job.pages = batch.pages(sequence);
       job.k_offset = kv.key_offset(layer, h), job.v_offset = kv.value_offset(layer, h);
-      job.page_tokens = KVPool::kPageTokens, job.head_dim = head_dim, job.scale = scale;
+      job.page_tokens = KVPool::kPageTokens, job.head_dim = head_dim, job.scale = rule.scale, job.softcap = rule.softcap;
       job.scores = scores.data(), job.scores_stride = scores_stride;
       for (int r = item.first; r < item.first + item.count; r++)
         for (int g = 0; g < share; g++) {
           const int column = (h * share + g) * head_dim;
           job.q[job.n_rows] = q.row(r) + column;
           job.out[job.n_rows] = y.row(r) + column;
-          job.n_keys[job.n_rows] = rows[static_cast<size_t>(r)].position + 1;
+          const int own = rows[static_cast<size_t>(r)].position;
+          job.n_keys[job.n_rows] = rule.causal ? own + 1 : batch.length(sequence);
+          job.first_key[job.n_rows] = rule.window && own >= rule.window ? own + 1 - rule.window : 0;
           if (++job.n_rows == k.max_attn_rows) attend(job), job.n_rows = 0;
         }
       if (job.n_rows) attend(job);

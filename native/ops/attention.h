@@ -11,17 +11,21 @@
 
 namespace fanlight {
 
-// cos and sin of position * inv_freq, made in chunks as positions are met. Chunks never move, so readers need no lock.
+// scale * cos and sin of position * inv_freq, made in chunks as positions are met. Chunks never move, so readers need no lock.
+// Row p of inv_freq is for position p, the last row for all from there on.
 class Rope {
  public:
-  explicit Rope(std::vector<float> inv_freq);
-  int head_dim() const { return static_cast<int>(inv_freq_.size()) * 2; }
+  Rope(const Tensor& inv_freq, float scale);
+  int n_rotated() const { return static_cast<int>(half_) * 2; }
   void reserve(int n_positions);
-  const float* cos(int position) const;  // head_dim / 2 values; the sines follow
+  const float* cos(int position) const;  // n_rotated / 2 values; the sines follow
   static constexpr int kMaxPositions = 1 << 22;
 
  private:
   static constexpr int kChunk = 256;
+  int n_rows_;
+  size_t half_;
+  float scale_;
   std::vector<float> inv_freq_;
   std::vector<std::unique_ptr<float[]>> chunks_;
   std::atomic<int> n_ready_{0};
@@ -75,16 +79,25 @@ class KVBatch {
   const uint8_t* const* pages(int sequence) const { return pages_.data() + first_page_[static_cast<size_t>(sequence)]; }
   uint8_t* page_of(const Row& r) const;
   int max_position() const { return max_position_; }
+  int length(int sequence) const { return lengths_[static_cast<size_t>(sequence)]; }
 
  private:
   std::shared_ptr<KVPool> pool_;
   std::vector<Row> rows_;
   std::vector<uint8_t*> pages_;  // of all sequences, one after another
   std::vector<size_t> first_page_;
+  std::vector<int> lengths_;  // of each sequence, with the rows of this batch
   int max_position_ = 0;
 };
 
 Tensor store_kv(const Tensor& qkv, const KVBatch& batch, int layer, Rope* rope);
-Tensor attention(const Tensor& q, const KVBatch& batch, int layer, float scale);
+
+struct AttentionRule {
+  float scale;
+  int window = 0;        // > 0: so many positions are seen, the own one included
+  float softcap = 0.f;   // > 0: scores become softcap * tanh(score / softcap)
+  bool causal = true;    // false: every position of the sequence is seen
+};
+Tensor attention(const Tensor& q, const KVBatch& batch, int layer, const AttentionRule& rule);
 
 }  // namespace fanlight

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 
@@ -6,8 +7,10 @@
 
 namespace fanlight {
 
-Rope::Rope(std::vector<float> inv_freq) : inv_freq_(std::move(inv_freq)) {
-  check(!inv_freq_.empty(), "rope: inv_freq is empty");
+Rope::Rope(const Tensor& inv_freq, float scale)
+    : n_rows_(inv_freq.n_rows()), half_(static_cast<size_t>(inv_freq.n_columns())), scale_(scale) {
+  check(n_rows_ > 0, "rope: inv_freq is empty");
+  for (int r = 0; r < n_rows_; r++) inv_freq_.insert(inv_freq_.end(), inv_freq.row(r), inv_freq.row(r) + half_);
   chunks_.resize(kMaxPositions / kChunk);
 }
 
@@ -15,23 +18,25 @@ void Rope::reserve(int n_positions) {
   if (n_positions <= n_ready_.load(std::memory_order_acquire)) return;
   check(n_positions <= kMaxPositions, "rope: position ", n_positions - 1, " is beyond ", kMaxPositions - 1);
   std::lock_guard lock(mutex_);
-  const size_t half = inv_freq_.size();
+  const size_t half = half_;
   for (int start = n_ready_.load(); start < n_positions; start += kChunk) {
     auto chunk = std::make_unique<float[]>(kChunk * half * 2);
-    for (int p = 0; p < kChunk; p++)
+    for (int p = 0; p < kChunk; p++) {
+      const float* inv_freq = inv_freq_.data() + static_cast<size_t>(std::min(start + p, n_rows_ - 1)) * half;
+      float* row = chunk.get() + static_cast<size_t>(p) * half * 2;
       for (size_t i = 0; i < half; i++) {
-        const float angle = static_cast<float>(start + p) * inv_freq_[i];  // float32, as transformers has it
-        float* row = chunk.get() + static_cast<size_t>(p) * half * 2;
-        row[i] = static_cast<float>(std::cos(static_cast<double>(angle)));
-        row[half + i] = static_cast<float>(std::sin(static_cast<double>(angle)));
+        const float angle = static_cast<float>(start + p) * inv_freq[i];  // float32, as transformers has it
+        row[i] = static_cast<float>(std::cos(static_cast<double>(angle))) * scale_;
+        row[half + i] = static_cast<float>(std::sin(static_cast<double>(angle))) * scale_;
       }
+    }
     chunks_[static_cast<size_t>(start / kChunk)] = std::move(chunk);
     n_ready_.store(start + kChunk, std::memory_order_release);
   }
 }
 
 const float* Rope::cos(int position) const {
-  return chunks_[static_cast<size_t>(position / kChunk)].get() + static_cast<size_t>(position % kChunk) * inv_freq_.size() * 2;
+  return chunks_[static_cast<size_t>(position / kChunk)].get() + static_cast<size_t>(position % kChunk) * half_ * 2;
 }
 
 KVPool::KVPool(int n_layer, int n_kv_head, int head_dim, const std::string& dtype)
@@ -105,6 +110,7 @@ KVBatch::KVBatch(std::shared_ptr<KVPool> pool, const std::vector<std::vector<int
     first_page_.push_back(pages_.size());
     for (int id : tables[s]) pages_.push_back(pool_->page(id));
     for (int i = 0; i < counts[s]; i++) rows_.push_back({static_cast<int>(s), starts[s] + i});
+    lengths_.push_back(static_cast<int>(end));
     if (counts[s]) max_position_ = std::max(max_position_, static_cast<int>(end) - 1);
   }
 }

@@ -137,7 +137,21 @@ Activation activation_named(const std::string& name) {
   if (name == "none") return Activation::kNone;
   if (name == "silu") return Activation::kSilu;
   if (name == "gelu_tanh") return Activation::kGeluTanh;
-  fail("pack: unknown activation '", name, "'; known are none, silu, gelu_tanh");
+  if (name == "gelu") return Activation::kGelu;
+  if (name == "relu") return Activation::kRelu;
+  if (name == "tanh") return Activation::kTanh;
+  fail("pack: unknown activation '", name, "'; known are none, silu, gelu_tanh, gelu, relu, tanh");
+}
+
+void activate(const Kernels& k, Activation activation, float* x, int n) {
+  switch (activation) {
+    case Activation::kNone: return;
+    case Activation::kSilu: return k.silu(x, n);
+    case Activation::kGeluTanh: return k.gelu_tanh(x, n);
+    case Activation::kGelu: return k.gelu(x, n);
+    case Activation::kRelu: return k.relu(x, n);
+    case Activation::kTanh: return k.tanh(x, n);
+  }
 }
 
 }  // namespace
@@ -175,7 +189,8 @@ Linear::Linear(const std::string& dtype, int n_in, const std::vector<Part>& part
   check(n_in > 0 && n_in % type_->group == 0, "pack: n_in is ", n_in, ", ", dtype, " needs a positive multiple of ", type_->group);
   check(!parts.empty(), "pack: no parts");
   check(!gated || (parts.size() == 2 && parts[0].n_rows == parts[1].n_rows), "pack: a gated matrix takes two parts of equal size");
-  check(!gated || activation_ != Activation::kNone, "pack: a gated matrix needs an activation");
+  check(!gated || activation_ == Activation::kSilu || activation_ == Activation::kGeluTanh,
+        "pack: the activation of a gated matrix can be silu or gelu_tanh, not '", activation, "'");
   const size_t row_bytes = static_cast<size_t>(n_in / type_->group) * type_->file_bytes;
 
   // Where each output row starts in the file, and how far two of its values are apart.
@@ -218,10 +233,15 @@ Linear::Linear(const std::string& dtype, int n_in, const std::vector<Part>& part
   const int n_blocks = n_in / type_->group;
   tile_bytes_ = static_cast<size_t>((n_blocks + type_->tile_blocks - 1) / type_->tile_blocks) * type_->tile_bytes;
   if (bias) {
-    check(!gated, "pack: a gated matrix takes no bias");
-    check(n_bias == static_cast<size_t>(n_out_), "pack: the bias has ", n_bias, " values for ", n_out_, " rows");
+    check(n_bias == static_cast<size_t>(total), "pack: the bias has ", n_bias, " values for ", total, " rows");
     bias_.assign(rows.size(), 0.f);
-    std::copy(bias, bias + n_bias, bias_.begin());
+    if (gated) {  // as the rows: 16 of gate, 16 of up
+      for (int r = 0; r < n_out_; r++)
+        for (int side = 0; side < 2; side++)
+          bias_[static_cast<size_t>((r / kTile * 2 + side) * kTile + r % kTile)] = bias[side * n_out_ + r];
+    } else {
+      std::copy(bias, bias + n_bias, bias_.begin());
+    }
   }
   weights_ = allocate_weights(n_bytes());
   std::vector<std::pair<const uint8_t*, size_t>> sources;
@@ -253,14 +273,15 @@ void Linear::unit(int u, int first, int last, const Activations& a, const Tensor
   for (int r = first, at = 0; r < last; r++, at += kTile) {
     float* row = y.row(r) + column;
     if (gated_) {
+      if (!bias_.empty())
+        for (int i = 0; i < 4; i++) k.add(out[i] + at, bias_.data() + (u * 4 + i) * kTile, out[i] + at, kTile);
       gate(out[0] + at, out[1] + at, row, kTile);
       gate(out[2] + at, out[3] + at, row + kTile, kTile);
     } else {
       std::memcpy(row, out[0] + at, kTile * sizeof(float));
       std::memcpy(row + kTile, out[1] + at, kTile * sizeof(float));
       if (!bias_.empty()) k.add(row, bias_.data() + column, row, kUnit);
-      if (activation_ == Activation::kSilu) k.silu(row, kUnit);
-      if (activation_ == Activation::kGeluTanh) k.gelu_tanh(row, kUnit);
+      activate(k, activation_, row, kUnit);
     }
     if (residual) k.add(residual->row(r) + column, row, row, kUnit);
   }

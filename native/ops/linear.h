@@ -11,7 +11,7 @@
 
 namespace fanlight {
 
-enum class Activation { kNone, kSilu, kGeluTanh };
+enum class Activation { kNone, kSilu, kGeluTanh, kGelu, kRelu, kTanh };
 
 // Rows of a matrix as a checkpoint stores them; `bytes` is checked against the type and the sizes.
 struct Part {

@@ -1,5 +1,6 @@
 #include "ops/norm.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/check.h"
@@ -21,6 +22,42 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, float eps) {
   Tensor y(x.n_rows(), x.n_columns());
   pool()->run(x.n_rows(), kRowsPerStep, [&](int begin, int end) {
     for (int r = begin; r < end; r++) kernels().rms_norm(x.row(r), weight.row(0), eps, x.n_columns(), x.stride(), y.row(r));
+  });
+  return y;
+}
+
+Tensor span_norm(const Tensor& x, const Tensor& weight, const std::vector<int>& widths, float eps) {
+  int covered = 0;
+  for (int width : widths) {
+    check(width > 0 && width <= x.n_columns() - covered, "span_norm: ", width, " columns after ", covered, ", x has ", x.n_columns());
+    covered += width;
+  }
+  check_vector("span_norm", "the weight", weight, covered);
+  Tensor y(x.n_rows(), x.n_columns());
+  pool()->run(x.n_rows(), kRowsPerStep, [&](int begin, int end) {
+    for (int r = begin; r < end; r++) {
+      int column = 0;
+      for (int width : widths) {
+        kernels().span_norm(x.row(r) + column, weight.row(0) + column, eps, width, y.row(r) + column);
+        column += width;
+      }
+      std::copy(x.row(r) + column, x.row(r) + x.stride(), y.row(r) + column);
+    }
+  });
+  return y;
+}
+
+Tensor scale(const Tensor& x, float by) {
+  Tensor y(x.n_rows(), x.n_columns());
+  for (int r = 0; r < x.n_rows(); r++) kernels().scale(x.row(r), by, y.row(r), x.stride());
+  return y;
+}
+
+Tensor softcap(const Tensor& x, float cap) {
+  check(cap > 0, "softcap: the cap is ", cap, ", expected a positive number");
+  Tensor y(x.n_rows(), x.n_columns());
+  pool()->run(x.n_rows(), 1, [&](int begin, int end) {
+    for (int r = begin; r < end; r++) kernels().softcap(x.row(r), cap, y.row(r), x.stride());
   });
   return y;
 }

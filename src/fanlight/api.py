@@ -345,7 +345,7 @@ class Model:
         slot = cache.open()
         cache.reserve(slot, len(ids))
         try:
-            return self.decoder.forward(ids, cache.batch([(slot, len(ids))], self.decoder.ops), rows)
+            return self.decoder.forward(ids, cache.batch([(slot, len(ids))]), rows)
         finally:
             cache.release(slot)
 

@@ -59,7 +59,7 @@ class PagedCacheMachine(RuleBasedStateMachine):
     def fill(self, slot: CacheSlot, n_new: int) -> None:
         if slot.length + n_new <= N_CTX and self.cache.reserve(slot, n_new):
             start = slot.length
-            batch = cast("FakeBatch", self.cache.batch([(slot, n_new)], OPS))
+            batch = cast("FakeBatch", self.cache.batch([(slot, n_new)]))
             assert [position for _, position in batch.places] == list(range(start, start + n_new))
             assert slot.length == start + n_new
 
@@ -94,10 +94,10 @@ def test_a_batch_of_several_slots_lays_them_out_one_after_another() -> None:
     cache = PagedCache(pool, N_CTX)
     a, b = cache.open(), cache.open()
     assert cache.reserve(a, 4)
-    cache.batch([(a, 4)], OPS)
+    cache.batch([(a, 4)])
     assert cache.reserve(a, 1)
     assert cache.reserve(b, 2)
-    batch = cast("FakeBatch", cache.batch([(a, 1), (b, 2)], OPS))
+    batch = cast("FakeBatch", cache.batch([(a, 1), (b, 2)]))
     assert batch.places == [(a.pages, 4), (b.pages, 0), (b.pages, 1)]
     assert (a.length, b.length) == (5, 2)
 
@@ -107,7 +107,7 @@ def test_a_batch_beyond_what_was_reserved_is_our_own_mistake() -> None:
     slot = cache.open()
     cache.reserve(slot, 3)
     with pytest.raises(AssertionError, match="before reserve"):
-        cache.batch([(slot, 4)], OPS)
+        cache.batch([(slot, 4)])
     assert slot.length == 0
 
 

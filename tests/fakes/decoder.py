@@ -83,6 +83,19 @@ class FakePool:
         assert {source, target} <= self.in_use
         self.pages[target] = list(self.pages[source])
 
+    def batch(self, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]) -> FakeBatch:
+        """The rows, after checks that the pages are this sequence's alone."""
+        assert len(tables) == len(starts) == len(counts) > 0
+        every_page = [page for table in tables for page in table]
+        assert len(set(every_page)) == len(every_page), "two sequences share a page"
+        assert set(every_page) <= self.in_use, "a page is used after its release"
+        places = []
+        for table, start, count in zip(tables, starts, counts, strict=True):
+            assert count > 0
+            assert start + count <= len(table) * self.page_tokens
+            places += [(list(table), start + row) for row in range(count)]
+        return FakeBatch(self, places)
+
 
 class FakeBatch(NamedTuple):
     """Where each row of a pass lives: its table and its position."""
@@ -96,26 +109,12 @@ class FakeBatch(NamedTuple):
 
 
 class FakeOps:
-    """The reference ops on rows, and a kv_batch that checks what it is given."""
+    """The reference ops on rows."""
 
     name = "fake"
 
     def __getattr__(self, op: str) -> Any:
         return getattr(reference_rows, op)
-
-    def kv_batch(
-        self, pool: FakePool, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]
-    ) -> FakeBatch:
-        assert len(tables) == len(starts) == len(counts) > 0
-        every_page = [page for table in tables for page in table]
-        assert len(set(every_page)) == len(every_page), "two sequences share a page"
-        assert set(every_page) <= pool.in_use, "a page is used after its release"
-        places = []
-        for table, start, count in zip(tables, starts, counts, strict=True):
-            assert count > 0
-            assert start + count <= len(table) * pool.page_tokens
-            places += [(list(table), start + row) for row in range(count)]
-        return FakeBatch(pool, places)
 
 
 class FakeDecoder:

@@ -14,19 +14,33 @@ from fanlight.kernels import native as native_ops
 from fanlight.kernels import reference
 
 
-def inv_freq(head_dim: int) -> list[float]:
-    return [10000.0 ** (-2 * i / head_dim) for i in range(head_dim // 2)]
+def inv_freq(n_rotated: int) -> np.ndarray:
+    return np.array([[10000.0 ** (-2 * i / n_rotated) for i in range(n_rotated // 2)]], np.float32)
+
+
+def rope_of(ops: Any, angles: np.ndarray, scale: float = 1.0) -> Any:
+    return ops.rope(ops.tensor(angles.tobytes(), angles.shape[1]), scale)
 
 
 class Run:
     """One pool and a sequence of passes over it, with the same inputs whoever runs it."""
 
     def __init__(
-        self, ops: Any, n_layer: int, n_head: int, n_kv: int, head_dim: int, dtype: str, rope: bool = True
+        self,
+        ops: Any,
+        n_layer: int,
+        n_head: int,
+        n_kv: int,
+        head_dim: int,
+        dtype: str,
+        rope: bool = True,
+        n_rotated: int | None = None,
+        **rule: Any,
     ) -> None:
         self.ops, self.shape = ops, (n_layer, n_head, n_kv, head_dim)
         self.pool = ops.kv_pool(n_layer, n_kv, head_dim, dtype)
-        self.rope = ops.rope(inv_freq(head_dim)) if rope else None
+        self.rope = rope_of(ops, inv_freq(n_rotated or head_dim), 0.75) if rope else None
+        self.rule = rule
         self.tables: dict[str, list[int]] = {}
         self.lengths: dict[str, int] = {}
 
@@ -41,7 +55,7 @@ class Run:
             while len(table) * self.pool.page_tokens < length + count:
                 table.append(self.pool.allocate())
         starts = [self.lengths[name] for name in counts]
-        batch = self.ops.kv_batch(self.pool, [self.tables[name] for name in counts], starts, list(counts.values()))
+        batch = self.pool.batch([self.tables[name] for name in counts], starts, list(counts.values()))
         results = []
         for layer in range(n_layer):
             rows = [
@@ -53,7 +67,7 @@ class Run:
             ]
             x = np.array(rows, np.float32).reshape(-1, (n_head + 2 * n_kv) * head_dim)
             q = self.ops.store_kv(self.ops.tensor(x.tobytes(), x.shape[1]), batch, layer, self.rope)
-            results.append(self.ops.attention(q, batch, layer, head_dim**-0.5).numpy())
+            results.append(self.ops.attention(q, batch, layer, head_dim**-0.5, **self.rule).numpy())
         for name, count in counts.items():
             self.lengths[name] += count
         return results
@@ -72,6 +86,60 @@ def test_attention_equals_reference(native: Any, dtype: str, n_head: int, n_kv: 
             np.testing.assert_allclose(a, b, atol=3e-6 if dtype == "F32" else 2e-3, rtol=0)
 
 
+RULES = {
+    "a window": {"window": 5},
+    "a window of one": {"window": 1},
+    "a window over a page": {"window": 70},
+    "soft cap": {"softcap": 1.5},
+    "window and soft cap": {"window": 33, "softcap": 0.3},
+    "every position": {"causal": False},
+}
+
+
+@pytest.mark.parametrize("dtype", ["F16", "F32"])
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@pytest.mark.parametrize(("n_head", "n_kv", "head_dim", "n_rotated"), [(3, 1, 6, 2), (9, 3, 64, 64), (4, 4, 24, 6)])
+def test_attention_rules_equal_reference(
+    native: Any, dtype: str, rule: dict[str, Any], n_head: int, n_kv: int, head_dim: int, n_rotated: int
+) -> None:
+    passes = [{"a": 1}, {"a": 5, "b": 67}, {"b": 1, "a": 1, "c": 33}, {"a": 150}, {"c": 1, "b": 1, "a": 1}]
+    sizes = (2, n_head, n_kv, head_dim, dtype, True, n_rotated)
+    got, want = Run(native, *sizes, **rule), Run(reference, *sizes, **rule)
+    for counts in passes:
+        for a, b in zip(got.forward(counts), want.forward(counts), strict=True):
+            np.testing.assert_allclose(a, b, atol=3e-6 if dtype == "F32" else 2e-3, rtol=0)
+
+
+def test_a_window_as_long_as_the_text_changes_no_bit(native: Any) -> None:
+    plain, windowed = (Run(native, 1, 4, 2, 16, "F32", **rule) for rule in ({}, {"window": 90}))
+    for counts in ({"a": 80}, {"a": 1}, {"a": 9}):
+        assert np.array_equal(plain.forward(counts)[0], windowed.forward(counts)[0])
+
+
+@pytest.mark.parametrize("rule", [{"window": 7}, {"window": 65, "softcap": 2.0}, {"softcap": 3.0}], ids=str)
+def test_a_row_under_a_rule_does_not_depend_on_its_chunk(native: Any, rule: dict[str, Any]) -> None:
+    whole = Run(native, 1, 6, 2, 24, "F16", **rule).forward({"a": 131})[0]
+    run = Run(native, 1, 6, 2, 24, "F16", **rule)
+    parts = [run.forward({"a": n})[0] for n in (1, 7, 64, 30, 29)]
+    assert np.array_equal(whole, np.concatenate(parts))
+
+
+def test_every_position_has_its_own_angles_up_to_the_last_row(native: Any) -> None:
+    angles = np.array([[1.0, 0.1, 0.01], [0.9, 0.2, 0.03], [0.8, 0.3, 0.05]], np.float32)
+    x = np.random.default_rng(5).standard_normal((5, 24)).astype(np.float32)
+    turned = []
+    for ops in (native, reference):
+        pool = ops.kv_pool(1, 1, 8, "F32")
+        batch = pool.batch([[pool.allocate()]], [0], [5])
+        q = ops.store_kv(ops.tensor(x.tobytes(), 24), batch, 0, rope_of(ops, angles, 1.25))
+        turned.append(q.numpy())
+    np.testing.assert_allclose(turned[0], turned[1], atol=1e-6, rtol=0)
+    angle = 4 * angles[2].astype(np.float64)  # position 4 has the last row's
+    want = 1.25 * (x[4, :3] * np.cos(angle) - x[4, 3:6] * np.sin(angle))
+    np.testing.assert_allclose(turned[0][4, :3], want, atol=1e-6, rtol=0)
+    assert np.array_equal(turned[0][:, 6:], x[:, 6:8])  # beyond what is rotated
+
+
 def test_attention_without_rotation(native: Any) -> None:
     got, want = Run(native, 1, 2, 2, 8, "F32", rope=False), Run(reference, 1, 2, 2, 8, "F32", rope=False)
     np.testing.assert_allclose(got.forward({"a": 9})[0], want.forward({"a": 9})[0], atol=3e-6, rtol=0)
@@ -87,7 +155,7 @@ def test_half_precision_caches_agree_but_for_one_rounding(native: Any) -> None:
 def test_values_beyond_half_precision_saturate(native: Any) -> None:
     for ops in (native, reference):
         pool = ops.kv_pool(1, 1, 2, "F16")
-        batch = ops.kv_batch(pool, [[pool.allocate()]], [0], [1])
+        batch = pool.batch([[pool.allocate()]], [0], [1])
         x = np.array([[1, 1, 1e30, -1e30, 1e30, -1e30]], np.float32)
         q = ops.store_kv(ops.tensor(x.tobytes(), 6), batch, 0, None)
         np.testing.assert_array_equal(ops.attention(q, batch, 0, 1.0).numpy(), [[65504, -65504]])
@@ -120,7 +188,7 @@ def test_taken_rows_attend_as_they_did(native: Any) -> None:
     results = []
     for ops in (native, reference):
         pool = ops.kv_pool(1, 1, 4, "F32")
-        batch = ops.kv_batch(pool, [[pool.allocate()], [pool.allocate()]], [0, 0], [5, 3])
+        batch = pool.batch([[pool.allocate()], [pool.allocate()]], [0, 0], [5, 3])
         x = np.random.default_rng(0).standard_normal((8, 20)).astype(np.float32)
         q = ops.store_kv(ops.tensor(x.tobytes(), 20), batch, 0, None)
         whole = ops.attention(q, batch, 0, 0.5).numpy()
@@ -162,7 +230,7 @@ def refusals() -> list[tuple[str, Any]]:
     def batch(ops: Any, **changes: Any) -> Any:
         pool = ops.kv_pool(1, 1, 4, "F32")
         given_ = {"tables": [[pool.allocate()]], "starts": [0], "counts": [1]} | changes
-        return ops.kv_batch(pool, **given_)
+        return pool.batch(**given_)
 
     def twice_released(ops: Any) -> None:
         pool = ops.kv_pool(1, 1, 4, "F32")
@@ -186,9 +254,10 @@ def refusals() -> list[tuple[str, Any]]:
         ("q not whole heads", lambda ops: ops.attention(ops.tensor(bytes(20), 5), batch(ops), 0, 1.0)),
         (
             "angles for another head size",
-            lambda ops: ops.store_kv(ops.tensor(bytes(48), 12), batch(ops), 0, ops.rope([1.0])),
+            lambda ops: ops.store_kv(ops.tensor(bytes(48), 12), batch(ops), 0, rope_of(ops, inv_freq(8))),
         ),
-        ("no angles", lambda ops: ops.rope([])),
+        ("a negative window", lambda ops: ops.attention(ops.tensor(bytes(16), 4), batch(ops), 0, 1.0, -1)),
+        ("no angles", lambda ops: ops.rope(ops.tensor(b"", 1))),
     ]
 
 

@@ -192,7 +192,7 @@ def refusals() -> list[tuple[str, Any]]:
     good = stored("Q8_0", w)
     return [
         ("unknown type", lambda ops: ops.pack("Q9_9", 32, [Part(good, 4)])),
-        ("unknown activation", lambda ops: ops.pack("Q8_0", 32, [Part(good, 4)], activation="tanh")),
+        ("unknown activation", lambda ops: ops.pack("Q8_0", 32, [Part(good, 4)], activation="swish")),
         ("n_in not a multiple", lambda ops: ops.pack("Q8_0", 33, [Part(good, 4)])),
         ("n_in zero", lambda ops: ops.pack("F32", 0, [Part(b"", 4)])),
         ("no parts", lambda ops: ops.pack("Q8_0", 32, [])),
@@ -205,8 +205,12 @@ def refusals() -> list[tuple[str, Any]]:
         ("quantised and transposed", lambda ops: ops.pack("Q8_0", 32, [Part(good, 4, None, True)])),
         ("gated with one part", lambda ops: ops.pack("Q8_0", 32, [Part(good, 4)], gated=True, activation="silu")),
         (
-            "gated with a bias",
-            lambda ops: ops.pack("Q8_0", 32, [Part(good, 4)] * 2, gated=True, activation="silu", bias=bytes(32)),
+            "gated with a bias for one side",
+            lambda ops: ops.pack("Q8_0", 32, [Part(good, 4)] * 2, gated=True, activation="silu", bias=bytes(16)),
+        ),
+        (
+            "gated by what is no gate",
+            lambda ops: ops.pack("Q8_0", 32, [Part(good, 4)] * 2, gated=True, activation="relu"),
         ),
         ("gated without activation", lambda ops: ops.pack("Q8_0", 32, [Part(good, 4)] * 2, gated=True)),
         ("short bias", lambda ops: ops.pack("Q8_0", 32, [Part(good, 4)], bias=bytes(12))),

@@ -30,7 +30,7 @@ def forward(decoder: Decoder, prompts: Sequence[Sequence[int]], n_at_once: int =
             return [np.concatenate(parts) for parts in rows]
         for i, ids in work:
             cache.reserve(slots[i], len(ids))
-        batch = cache.batch([(slots[i], len(ids)) for i, ids in work], decoder.ops)
+        batch = cache.batch([(slots[i], len(ids)) for i, ids in work])
         together = [token for _, ids in work for token in ids]
         logits = decoder.forward(together, batch, range(len(together))).numpy()
         for i, ids in work:

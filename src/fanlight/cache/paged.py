@@ -9,7 +9,7 @@ from fanlight.errors import ContextOverflow, OptionError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fanlight.kernels.ops import KVBatch, KVPool, Ops
+    from fanlight.kernels.ops import KVBatch, KVPool
 
 
 class CacheSlot:
@@ -61,7 +61,7 @@ class PagedCache:
             slot.pages.append(self.pool.allocate())  # one by one: if the next fails, the slot owns those before
         return True
 
-    def batch(self, parts: Sequence[tuple[CacheSlot, int]], ops: Ops) -> KVBatch:
+    def batch(self, parts: Sequence[tuple[CacheSlot, int]]) -> KVBatch:
         """The rows of one forward pass: n_new reserved positions of each slot, which count as filled from now on."""
         tables, starts, counts = [], [], []
         for slot, n_new in parts:
@@ -69,7 +69,7 @@ class PagedCache:
             tables.append(slot.pages)
             starts.append(slot.length)
             counts.append(n_new)
-        batch = ops.kv_batch(self.pool, tables, starts, counts)
+        batch = self.pool.batch(tables, starts, counts)
         for slot, n_new in parts:
             slot.length += n_new
         return batch

@@ -157,7 +157,7 @@ class Engine:
             if end == len(sequence.ids):
                 logit_rows.append(len(ids) - 1)
                 choosing.append(sequence)
-        batch = self.cache.batch([(sequence.slot, n_new) for sequence, n_new in work], self.ops)
+        batch = self.cache.batch([(sequence.slot, n_new) for sequence, n_new in work])
         logits = self.decoder.forward(ids, batch, logit_rows)  # (len(logit_rows), n_vocab)
         for row, sequence in enumerate(choosing):
             events.append(self._choose(sequence, self.ops.row(logits, row)))

@@ -23,7 +23,9 @@ Buffer = Any
 DTYPES = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0")
 """Weight types that `pack` takes. F*: numbers, row-major. Q*: GGUF blocks of 32 weights, row after row."""
 
-ACTIVATIONS = ("none", "silu", "gelu_tanh")
+ACTIVATIONS = ("none", "silu", "gelu_tanh", "gelu", "relu", "tanh")
+GATES = ("silu", "gelu_tanh")
+"""Activations that a gated matrix can have."""
 
 
 class Tensor(Protocol):
@@ -80,6 +82,12 @@ class KVPool(Protocol):
 
     def copy(self, source: int, target: int) -> None:
         """Make one page's content equal to another's (for copy-on-write)."""
+
+    def batch(self, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]) -> KVBatch:
+        """Rows laid out sequence by sequence: sequence s brings counts[s] rows at positions starts[s], starts[s] + 1, ...
+
+        tables[s] are its pages in order; they must cover starts[s] + counts[s] positions.
+        """
 
 
 class KVBatch(Protocol):
@@ -169,30 +177,51 @@ class Ops(Protocol):
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x / sqrt(mean(x^2) + eps) * weight, row by row. Source: Zhang and Sennrich 2019."""
 
+    def span_norm(self, x: Tensor, weight: Tensor, widths: Sequence[int], eps: float) -> Tensor:
+        """rms_norm of each of the spans of columns that `widths` cut off one after another; columns after them are kept.
+
+        weight is (1, sum(widths)).
+        """
+
+    def scale(self, x: Tensor, by: float) -> Tensor:
+        """x * by."""
+
+    def softcap(self, x: Tensor, cap: float) -> Tensor:
+        """cap * tanh(x / cap). Source: Gemma Team 2024 (Gemma 2)."""
+
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         """(x - mean) / sqrt(var + eps) * weight + bias, row by row. Source: Ba et al. 2016."""
 
     # -- attention --------------------------------------------------------------------------------------------------
 
-    def rope(self, inv_freq: Sequence[float]) -> Rope:
-        """Angles position * inv_freq[i] (rounded to float32), split-half layout. Source: Su et al. 2021 (RoFormer)."""
+    def rope(self, inv_freq: Tensor, scale: float = 1.0) -> Rope:
+        """Angles position * inv_freq (rounded to float32), split-half layout. Source: Su et al. 2021 (RoFormer).
+
+        inv_freq is (n_positions, n_rotated / 2): row p for position p, its last row for all from there on; mostly it is one
+        row. The first n_rotated dimensions of a head are turned, the rest kept. Cosines and sines are multiplied by scale.
+        """
 
     def kv_pool(self, n_layer: int, n_kv_head: int, head_dim: int, dtype: str) -> KVPool:
         """An empty pool; dtype "F16" or "F32"."""
 
-    def kv_batch(
-        self, pool: KVPool, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]
-    ) -> KVBatch:
-        """Rows laid out sequence by sequence: sequence s brings counts[s] rows at positions starts[s], starts[s] + 1, ...
-
-        tables[s] are its pages in order; they must cover starts[s] + counts[s] positions.
-        """
-
     def store_kv(self, qkv: Tensor, batch: KVBatch, layer: int, rope: Rope | None) -> Tensor:
         """Write k and v into the cache, k rotated; return q rotated. (T, (H + 2 * H_kv) * D) -> (T, H * D)."""
 
-    def attention(self, q: Tensor, batch: KVBatch, layer: int, scale: float) -> Tensor:
-        """Causal attention of each row over its sequence's positions 0..own: softmax(scale * q k) v. (T, H * D) -> same."""
+    def attention(
+        self,
+        q: Tensor,
+        batch: KVBatch,
+        layer: int,
+        scale: float,
+        window: int = 0,
+        softcap: float = 0.0,
+        causal: bool = True,
+    ) -> Tensor:
+        """Attention of each row over its sequence's positions 0..own: softmax(scale * q k) v. (T, H * D) -> same.
+
+        window > 0: only the last `window` positions, the own one included. softcap > 0: scores become
+        softcap * tanh(score / softcap). causal false: over all positions that the sequence has with this batch.
+        """
 
     # -- one logits row (1, V): what decoding is made of ------------------------------------------------------------
     # A removed token has the logit -inf. No op writes to its input.

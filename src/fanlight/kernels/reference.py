@@ -9,14 +9,15 @@ that have one. That is how llama.cpp's CPU path works too (its Q8_0 and Q8_1 act
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from copy import copy
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fanlight.errors import KernelError
-from fanlight.kernels.ops import ACTIVATIONS, DTYPES, Buffer, Part
+from fanlight.kernels.ops import ACTIVATIONS, DTYPES, GATES, Buffer, Part
+from fanlight.kernels.reference_attention import attention, kv_pool, rope, store_kv
 from fanlight.kernels.reference_rows import (
     argmax,
     gather,
@@ -32,7 +33,7 @@ from fanlight.kernels.reference_rows import (
     top_k,
     top_p,
 )
-from fanlight.kernels.reference_tensor import Tensor
+from fanlight.kernels.reference_tensor import Tensor, check_indices
 from fanlight.kernels.reference_weights import BLOCK, BLOCKS, FLOATS, dequantize_blocks, widen
 
 __all__ = [
@@ -45,7 +46,6 @@ __all__ = [
     "get_threads",
     "gumbel",
     "gumbel_argmax",
-    "kv_batch",
     "kv_pool",
     "layer_norm",
     "linear",
@@ -57,7 +57,10 @@ __all__ = [
     "rms_norm",
     "rope",
     "row",
+    "scale",
     "set_threads",
+    "softcap",
+    "span_norm",
     "stats",
     "store_kv",
     "take_rows",
@@ -69,7 +72,6 @@ __all__ = [
 ]
 
 name = "reference"
-PAGE_TOKENS = 64
 
 
 class Linear:
@@ -91,106 +93,6 @@ class Linear:
     @property
     def nbytes(self) -> int:
         return int(self.weights.nbytes)
-
-
-class Rope:
-    """inv_freq, (head_dim / 2,)."""
-
-    def __init__(self, inv_freq: Sequence[float]) -> None:
-        if not len(inv_freq):
-            raise KernelError("rope: inv_freq is empty")
-        self.inv_freq = np.asarray(inv_freq, np.float32)
-
-    def rotate(self, x: NDArray[np.float32], positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(T, H, D) at (T,) positions: halves (a, b) -> (a cos - b sin, b cos + a sin)."""
-        angles = positions.astype(np.float32)[:, None] * self.inv_freq  # (T, D / 2), float32 as in transformers
-        cos, sin = np.cos(angles.astype(np.float64))[:, None], np.sin(angles.astype(np.float64))[:, None]
-        a, b = np.split(x.astype(np.float64), 2, axis=-1)
-        return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(np.float32)
-
-
-class KVPool:
-    """Pages as arrays (n_layer, 2, n_kv_head, page_tokens, head_dim)."""
-
-    page_tokens = PAGE_TOKENS
-
-    def __init__(self, n_layer: int, n_kv_head: int, head_dim: int, dtype: str) -> None:
-        if min(n_layer, n_kv_head, head_dim) < 1:
-            raise KernelError(f"kv_pool: sizes are {n_layer}, {n_kv_head}, {head_dim}; all must be positive")
-        if dtype not in ("F16", "F32"):
-            raise KernelError(f"kv_pool: dtype is {dtype!r}; it can be F16 or F32")
-        self.n_layer, self.n_kv_head, self.head_dim = n_layer, n_kv_head, head_dim
-        self.dtype = np.dtype("<f2" if dtype == "F16" else "<f4")
-        self.pages: dict[int, NDArray[np.floating]] = {}
-        self._free: list[int] = []
-
-    @property
-    def page_bytes(self) -> int:
-        return self.n_layer * 2 * self.n_kv_head * PAGE_TOKENS * self.head_dim * self.dtype.itemsize
-
-    @property
-    def n_pages(self) -> int:
-        return len(self.pages)
-
-    def allocate(self) -> int:
-        page = self._free.pop() if self._free else len(self.pages)
-        self.pages[page] = np.zeros((self.n_layer, 2, self.n_kv_head, PAGE_TOKENS, self.head_dim), self.dtype)
-        return page
-
-    def release(self, page: int) -> None:
-        self.page(page)
-        del self.pages[page]
-        self._free.append(page)
-
-    def copy(self, source: int, target: int) -> None:
-        self.page(target)[...] = self.page(source)
-
-    def page(self, page: int) -> NDArray[np.floating]:
-        """The array of a page in use."""
-        if page not in self.pages:
-            raise KernelError(f"kv_pool: page {page} is not in use")
-        return self.pages[page]
-
-
-class KVBatch:
-    """Row t belongs to `sequence[t]` at `position[t]`."""
-
-    def __init__(
-        self, pool: KVPool, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]
-    ) -> None:
-        if not len(tables) == len(starts) == len(counts):
-            raise KernelError(
-                f"kv_batch: {len(tables)} tables, {len(starts)} starts and {len(counts)} counts; they must be as many"
-            )
-        self.pool = pool
-        self.tables = [[pool.page(page) for page in table] for table in tables]
-        for s, (table, start, count) in enumerate(zip(tables, starts, counts, strict=True)):
-            if start < 0 or count < 0:
-                raise KernelError(f"kv_batch: sequence {s} starts at {start} with {count} rows")
-            if len(table) * PAGE_TOKENS < start + count:
-                raise KernelError(
-                    f"kv_batch: the {len(table)} pages of sequence {s} hold {len(table) * PAGE_TOKENS} positions, "
-                    f"{start + count} are needed"
-                )
-        self.sequence = np.repeat(np.arange(len(counts)), counts)
-        self.position = np.concatenate(
-            [np.arange(start, start + count) for start, count in zip(starts, counts, strict=True)] or [np.arange(0)]
-        )
-
-    @property
-    def n_rows(self) -> int:
-        return len(self.sequence)
-
-    @property
-    def positions(self) -> list[int]:
-        return [int(p) for p in self.position]
-
-    def take(self, rows: Sequence[int]) -> KVBatch:
-        """See `ops.KVBatch.take`."""
-        _check_indices("kv_batch: row", rows, self.n_rows)
-        taken, chosen = copy(self), np.asarray(rows, np.int64)
-        taken.sequence, taken.position = self.sequence[chosen], self.position[chosen]
-        return taken
 
 
 # -- matrices -----------------------------------------------------------------------------------------------------------
@@ -228,13 +130,11 @@ def pack(
         raise KernelError("pack: no parts")
     if gated and (len(parts) != 2 or parts[0].n_rows != parts[1].n_rows):
         raise KernelError("pack: a gated matrix takes two parts of equal size")
-    if gated and activation == "none":
-        raise KernelError("pack: a gated matrix needs an activation")
+    if gated and activation not in GATES:
+        raise KernelError(f"pack: the activation of a gated matrix can be {' or '.join(GATES)}, not {activation!r}")
     weights = np.concatenate([_stored(dtype, n_in, part) for part in parts])  # (n_out, n_in)
     if bias is None:
         return Linear(dtype, weights, None, activation, gated)
-    if gated:
-        raise KernelError("pack: a gated matrix takes no bias")
     values = np.frombuffer(memoryview(bias).cast("B"), np.float32)
     if len(values) != len(weights):
         raise KernelError(f"pack: the bias has {len(values)} values for {len(weights)} rows")
@@ -282,9 +182,19 @@ def round_activations(x: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _activate(x: NDArray[np.float64], activation: str) -> NDArray[np.float64]:
-    if activation == "none":
-        return x
-    inner = x if activation == "silu" else 2 * np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)  # Hendrycks and Gimpel 2016
+    match activation:
+        case "relu":
+            return np.maximum(x, 0)
+        case "tanh":
+            return np.tanh(x)
+        case "gelu":
+            return np.array([v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x.flat]).reshape(x.shape)
+        case "silu":
+            inner = x
+        case "gelu_tanh":  # Hendrycks and Gimpel 2016
+            inner = 2 * np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+        case _:
+            return x
     with np.errstate(over="ignore"):
         activated: NDArray[np.float64] = x / (1 + np.exp(-inner))
     return activated
@@ -314,14 +224,8 @@ def embed(w: Linear, ids: Sequence[int]) -> Tensor:
     """See `ops.Ops.embed`."""
     if w.gated:
         raise KernelError("embed: a gated matrix is no table")
-    _check_indices("embed: id", ids, w.n_out)
+    check_indices("embed: id", ids, w.n_out)
     return Tensor(w.weights[np.asarray(ids, np.int64)])
-
-
-def _check_indices(what: str, indices: Sequence[int], n: int) -> None:
-    for index in indices:
-        if not 0 <= index < n:
-            raise KernelError(f"{what} {index} is outside 0 to {n - 1}")
 
 
 def add(a: Tensor, b: Tensor) -> Tensor:
@@ -333,7 +237,7 @@ def add(a: Tensor, b: Tensor) -> Tensor:
 
 def take_rows(x: Tensor, rows: Sequence[int]) -> Tensor:
     """See `ops.Ops.take_rows`."""
-    _check_indices("take_rows: row", rows, x.shape[0])
+    check_indices("take_rows: row", rows, x.shape[0])
     return Tensor(x.array[np.asarray(rows, np.int64)])
 
 
@@ -349,6 +253,34 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return Tensor((wide / np.sqrt(np.mean(wide**2, axis=1, keepdims=True) + eps) * weight.array).astype(np.float32))
 
 
+def span_norm(x: Tensor, weight: Tensor, widths: Sequence[int], eps: float) -> Tensor:
+    """See `ops.Ops.span_norm`."""
+    covered = 0
+    for width in widths:
+        if not 0 < width <= x.shape[1] - covered:
+            raise KernelError(f"span_norm: {width} columns after {covered}, x has {x.shape[1]}")
+        covered += width
+    _check_vector("span_norm: the weight", weight, covered)
+    parts, start = [], 0
+    for width in widths:
+        columns = slice(start, start + width)
+        parts.append(rms_norm(Tensor(x.array[:, columns]), Tensor(weight.array[:, columns]), eps).array)
+        start += width
+    return Tensor(np.concatenate([*parts, x.array[:, start:]], axis=1))
+
+
+def scale(x: Tensor, by: float) -> Tensor:
+    """See `ops.Ops.scale`."""
+    return Tensor(x.array * np.float32(by))
+
+
+def softcap(x: Tensor, cap: float) -> Tensor:
+    """See `ops.Ops.softcap`."""
+    if not cap > 0:
+        raise KernelError(f"softcap: the cap is {cap}, expected a positive number")
+    return Tensor((cap * np.tanh(x.array.astype(np.float64) / cap)).astype(np.float32))
+
+
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """See `ops.Ops.layer_norm`."""
     _check_vector("layer_norm: the weight", weight, x.shape[1])
@@ -357,75 +289,6 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     centred = wide - wide.mean(axis=1, keepdims=True)
     scale = 1 / np.sqrt(np.mean(centred**2, axis=1, keepdims=True) + eps)
     return Tensor((centred * scale * weight.array + bias.array).astype(np.float32))
-
-
-# -- attention ----------------------------------------------------------------------------------------------------------
-
-
-def rope(inv_freq: Sequence[float]) -> Rope:
-    """See `ops.Ops.rope`."""
-    return Rope(inv_freq)
-
-
-def kv_pool(n_layer: int, n_kv_head: int, head_dim: int, dtype: str) -> KVPool:
-    """See `ops.Ops.kv_pool`."""
-    return KVPool(n_layer, n_kv_head, head_dim, dtype)
-
-
-def kv_batch(pool: KVPool, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]) -> KVBatch:
-    """See `ops.Ops.kv_batch`."""
-    return KVBatch(pool, tables, starts, counts)
-
-
-def _check_rows(op: str, x: Tensor, batch: KVBatch, layer: int) -> None:
-    if not 0 <= layer < batch.pool.n_layer:
-        raise KernelError(f"{op}: layer {layer} is outside 0 to {batch.pool.n_layer - 1}")
-    if x.shape[0] != batch.n_rows:
-        raise KernelError(f"{op}: {x.shape[0]} rows, the batch has {batch.n_rows}")
-
-
-def store_kv(qkv: Tensor, batch: KVBatch, layer: int, rope: Rope | None) -> Tensor:
-    """See `ops.Ops.store_kv`."""
-    _check_rows("store_kv", qkv, batch, layer)
-    n_kv, head_dim = batch.pool.n_kv_head, batch.pool.head_dim
-    q_columns = qkv.shape[1] - 2 * n_kv * head_dim
-    if q_columns < 1 or q_columns % (n_kv * head_dim):
-        raise KernelError(
-            f"store_kv: qkv has {qkv.shape[1]} columns; keys and values take {2 * n_kv * head_dim}, "
-            f"and the rest must be a multiple of {n_kv * head_dim}"
-        )
-    if rope is not None and 2 * len(rope.inv_freq) != head_dim:
-        raise KernelError(f"store_kv: the angles are for head_dim {2 * len(rope.inv_freq)}, the cache has {head_dim}")
-    heads = qkv.array.reshape(batch.n_rows, qkv.shape[1] // head_dim, head_dim)  # (T, H + 2 H_kv, D)
-    q, k, v = np.split(heads, [heads.shape[1] - 2 * n_kv, heads.shape[1] - n_kv], axis=1)
-    if rope is not None:
-        q, k = rope.rotate(q, batch.position), rope.rotate(k, batch.position)
-    if batch.pool.dtype.itemsize == 2:  # saturate: no infinities in the cache
-        k, v = np.clip(k, -65504, 65504), np.clip(v, -65504, 65504)
-    for t, (sequence, position) in enumerate(zip(batch.sequence, batch.position, strict=True)):
-        page = batch.tables[sequence][position // PAGE_TOKENS]
-        page[layer, 0, :, position % PAGE_TOKENS] = k[t]
-        page[layer, 1, :, position % PAGE_TOKENS] = v[t]
-    return Tensor(np.ascontiguousarray(q.reshape(batch.n_rows, q_columns)))
-
-
-def attention(q: Tensor, batch: KVBatch, layer: int, scale: float) -> Tensor:
-    """See `ops.Ops.attention`."""
-    _check_rows("attention", q, batch, layer)
-    n_kv, head_dim = batch.pool.n_kv_head, batch.pool.head_dim
-    if q.shape[1] < 1 or q.shape[1] % (n_kv * head_dim):
-        raise KernelError(f"attention: q has {q.shape[1]} columns, expected a multiple of {n_kv * head_dim}")
-    share = q.shape[1] // (n_kv * head_dim)
-    queries = q.array.astype(np.float64).reshape(batch.n_rows, n_kv, share, head_dim)  # (T, H_kv, H / H_kv, D)
-    out = np.zeros_like(queries)
-    for t, (sequence, position) in enumerate(zip(batch.sequence, batch.position, strict=True)):
-        pages = batch.tables[sequence][: position // PAGE_TOKENS + 1]
-        kv = np.concatenate([page[layer] for page in pages], axis=2)[:, :, : position + 1].astype(np.float64)
-        keys, values = kv  # (H_kv, position + 1, D) each
-        scores = scale * queries[t] @ keys.transpose(0, 2, 1)  # (H_kv, H / H_kv, position + 1)
-        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        out[t] = weights / weights.sum(axis=-1, keepdims=True) @ values
-    return Tensor(out.reshape(q.shape).astype(np.float32))
 
 
 # -- threads ------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,16 @@ import numpy as np
 from fanlight.errors import KernelError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
+
+
+def check_indices(what: str, indices: Sequence[int], n: int) -> None:
+    """KernelError for an index outside 0 .. n - 1."""
+    for index in indices:
+        if not 0 <= index < n:
+            raise KernelError(f"{what} {index} is outside 0 to {n - 1}")
 
 
 class Tensor:

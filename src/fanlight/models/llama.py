@@ -5,6 +5,7 @@ Source: Touvron et al. 2023 (LLaMA); SmolLM2 is of this architecture.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -158,7 +159,8 @@ class Llama:
         self.norm = weights.vector("norm", c.n_embd)
         self.head: Linear = self.embed if c.tied_head else weights.matrix([Slot("head", c.n_vocab)], c.n_embd)
         theta = c.rope_theta or 10000.0
-        self.rope = self.ops.rope([theta ** (-2 * i / c.head_dim) for i in range(c.head_dim // 2)])
+        angles = array("f", [theta ** (-2 * i / c.head_dim) for i in range(c.head_dim // 2)])
+        self.rope = self.ops.rope(self.ops.tensor(angles, len(angles)))
         self.scale = c.head_dim**-0.5
 
     def new_pool(self) -> KVPool:

@@ -1,0 +1,194 @@
+"""Keys and values in pages, rotation and attention in NumPy: the definitions. Knows arrays; knows no model and no text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fanlight.errors import KernelError
+from fanlight.kernels.reference_tensor import Tensor, check_indices
+
+PAGE_TOKENS = 64
+
+
+class Rope:
+    """inv_freq, (n_positions, n_rotated / 2): row p for position p, the last row for all from there on."""
+
+    def __init__(self, inv_freq: Tensor, scale: float) -> None:
+        if not inv_freq.shape[0]:
+            raise KernelError("rope: inv_freq is empty")
+        self.inv_freq, self.scale = inv_freq.array, np.float32(scale)
+
+    @property
+    def n_rotated(self) -> int:
+        return 2 * int(self.inv_freq.shape[1])
+
+    def rotate(self, x: NDArray[np.float32], positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(T, H, D) at (T,) positions: halves (a, b) of the first n_rotated -> (a cos - b sin, b cos + a sin)."""
+        rows = self.inv_freq[np.minimum(positions, len(self.inv_freq) - 1)]
+        angles = (positions.astype(np.float32)[:, None] * rows).astype(np.float64)[:, None]  # float32, as transformers
+        cos, sin = np.cos(angles) * self.scale, np.sin(angles) * self.scale  # (T, 1, n_rotated / 2)
+        turned, rest = x[..., : self.n_rotated].astype(np.float64), x[..., self.n_rotated :]
+        a, b = np.split(turned, 2, axis=-1)
+        return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1).astype(np.float32)
+
+
+class KVPool:
+    """Pages as arrays (n_layer, 2, n_kv_head, page_tokens, head_dim)."""
+
+    page_tokens = PAGE_TOKENS
+
+    def __init__(self, n_layer: int, n_kv_head: int, head_dim: int, dtype: str) -> None:
+        if min(n_layer, n_kv_head, head_dim) < 1:
+            raise KernelError(f"kv_pool: sizes are {n_layer}, {n_kv_head}, {head_dim}; all must be positive")
+        if dtype not in ("F16", "F32"):
+            raise KernelError(f"kv_pool: dtype is {dtype!r}; it can be F16 or F32")
+        self.n_layer, self.n_kv_head, self.head_dim = n_layer, n_kv_head, head_dim
+        self.dtype = np.dtype("<f2" if dtype == "F16" else "<f4")
+        self.pages: dict[int, NDArray[np.floating]] = {}
+        self._free: list[int] = []
+
+    @property
+    def page_bytes(self) -> int:
+        return self.n_layer * 2 * self.n_kv_head * PAGE_TOKENS * self.head_dim * self.dtype.itemsize
+
+    @property
+    def n_pages(self) -> int:
+        return len(self.pages)
+
+    def allocate(self) -> int:
+        page = self._free.pop() if self._free else len(self.pages)
+        self.pages[page] = np.zeros((self.n_layer, 2, self.n_kv_head, PAGE_TOKENS, self.head_dim), self.dtype)
+        return page
+
+    def release(self, page: int) -> None:
+        self.page(page)
+        del self.pages[page]
+        self._free.append(page)
+
+    def copy(self, source: int, target: int) -> None:
+        self.page(target)[...] = self.page(source)
+
+    def page(self, page: int) -> NDArray[np.floating]:
+        """The array of a page in use."""
+        if page not in self.pages:
+            raise KernelError(f"kv_pool: page {page} is not in use")
+        return self.pages[page]
+
+    def batch(self, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]) -> KVBatch:
+        """See `ops.KVPool.batch`."""
+        return KVBatch(self, tables, starts, counts)
+
+
+class KVBatch:
+    """Row t belongs to `sequence[t]` at `position[t]`."""
+
+    def __init__(
+        self, pool: KVPool, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]
+    ) -> None:
+        if not len(tables) == len(starts) == len(counts):
+            raise KernelError(
+                f"kv_batch: {len(tables)} tables, {len(starts)} starts and {len(counts)} counts; they must be as many"
+            )
+        self.pool = pool
+        self.tables = [[pool.page(page) for page in table] for table in tables]
+        for s, (table, start, count) in enumerate(zip(tables, starts, counts, strict=True)):
+            if start < 0 or count < 0:
+                raise KernelError(f"kv_batch: sequence {s} starts at {start} with {count} rows")
+            if len(table) * PAGE_TOKENS < start + count:
+                raise KernelError(
+                    f"kv_batch: the {len(table)} pages of sequence {s} hold {len(table) * PAGE_TOKENS} positions, "
+                    f"{start + count} are needed"
+                )
+        self.lengths = [start + count for start, count in zip(starts, counts, strict=True)]
+        self.sequence = np.repeat(np.arange(len(counts)), counts)
+        self.position = np.concatenate(
+            [np.arange(start, start + count) for start, count in zip(starts, counts, strict=True)] or [np.arange(0)]
+        )
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.sequence)
+
+    @property
+    def positions(self) -> list[int]:
+        return [int(p) for p in self.position]
+
+    def take(self, rows: Sequence[int]) -> KVBatch:
+        """See `ops.KVBatch.take`."""
+        check_indices("kv_batch: row", rows, self.n_rows)
+        taken, chosen = copy(self), np.asarray(rows, np.int64)
+        taken.sequence, taken.position = self.sequence[chosen], self.position[chosen]
+        return taken
+
+
+def rope(inv_freq: Tensor, scale: float = 1.0) -> Rope:
+    """See `ops.Ops.rope`."""
+    return Rope(inv_freq, scale)
+
+
+def kv_pool(n_layer: int, n_kv_head: int, head_dim: int, dtype: str) -> KVPool:
+    """See `ops.Ops.kv_pool`."""
+    return KVPool(n_layer, n_kv_head, head_dim, dtype)
+
+
+def _check_rows(op: str, x: Tensor, batch: KVBatch, layer: int) -> None:
+    if not 0 <= layer < batch.pool.n_layer:
+        raise KernelError(f"{op}: layer {layer} is outside 0 to {batch.pool.n_layer - 1}")
+    if x.shape[0] != batch.n_rows:
+        raise KernelError(f"{op}: {x.shape[0]} rows, the batch has {batch.n_rows}")
+
+
+def store_kv(qkv: Tensor, batch: KVBatch, layer: int, rope: Rope | None) -> Tensor:
+    """See `ops.Ops.store_kv`."""
+    _check_rows("store_kv", qkv, batch, layer)
+    n_kv, head_dim = batch.pool.n_kv_head, batch.pool.head_dim
+    q_columns = qkv.shape[1] - 2 * n_kv * head_dim
+    if q_columns < 1 or q_columns % (n_kv * head_dim):
+        raise KernelError(
+            f"store_kv: qkv has {qkv.shape[1]} columns; keys and values take {2 * n_kv * head_dim}, "
+            f"and the rest must be a multiple of {n_kv * head_dim}"
+        )
+    if rope is not None and rope.n_rotated > head_dim:
+        raise KernelError(f"store_kv: the angles are for {rope.n_rotated} dimensions, head_dim is {head_dim}")
+    heads = qkv.array.reshape(batch.n_rows, qkv.shape[1] // head_dim, head_dim)  # (T, H + 2 H_kv, D)
+    q, k, v = np.split(heads, [heads.shape[1] - 2 * n_kv, heads.shape[1] - n_kv], axis=1)
+    if rope is not None:
+        q, k = rope.rotate(q, batch.position), rope.rotate(k, batch.position)
+    if batch.pool.dtype.itemsize == 2:  # saturate: no infinities in the cache
+        k, v = np.clip(k, -65504, 65504), np.clip(v, -65504, 65504)
+    for t, (sequence, position) in enumerate(zip(batch.sequence, batch.position, strict=True)):
+        page = batch.tables[sequence][position // PAGE_TOKENS]
+        page[layer, 0, :, position % PAGE_TOKENS] = k[t]
+        page[layer, 1, :, position % PAGE_TOKENS] = v[t]
+    return Tensor(np.ascontiguousarray(q.reshape(batch.n_rows, q_columns)))
+
+
+def attention(
+    q: Tensor, batch: KVBatch, layer: int, scale: float, window: int = 0, softcap: float = 0.0, causal: bool = True
+) -> Tensor:
+    """See `ops.Ops.attention`."""
+    _check_rows("attention", q, batch, layer)
+    n_kv, head_dim = batch.pool.n_kv_head, batch.pool.head_dim
+    if q.shape[1] < 1 or q.shape[1] % (n_kv * head_dim):
+        raise KernelError(f"attention: q has {q.shape[1]} columns, expected a multiple of {n_kv * head_dim}")
+    if window < 0:
+        raise KernelError(f"attention: window is {window}, expected 0 (none) or more")
+    share = q.shape[1] // (n_kv * head_dim)
+    queries = q.array.astype(np.float64).reshape(batch.n_rows, n_kv, share, head_dim)  # (T, H_kv, H / H_kv, D)
+    out = np.zeros_like(queries)
+    for t, (sequence, position) in enumerate(zip(batch.sequence, batch.position, strict=True)):
+        first = max(0, position + 1 - window) if window else 0
+        end = position + 1 if causal else batch.lengths[sequence]
+        pages = batch.tables[sequence][: (end - 1) // PAGE_TOKENS + 1]
+        kv = np.concatenate([page[layer] for page in pages], axis=2)[:, :, first:end].astype(np.float64)
+        keys, values = kv  # (H_kv, end - first, D) each
+        scores = scale * queries[t] @ keys.transpose(0, 2, 1)  # (H_kv, H / H_kv, end - first)
+        if softcap:
+            scores = softcap * np.tanh(scores / softcap)
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        out[t] = weights / weights.sum(axis=-1, keepdims=True) @ values
+    return Tensor(out.reshape(q.shape).astype(np.float32))
