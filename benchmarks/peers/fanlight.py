@@ -49,7 +49,7 @@ class Fanlight:
         found = []
         for start in range(0, len(ids), rows):
             chunk = ids[start : start + rows]
-            batch = decoder.ops.kv_batch(pool, [pages], [start], [len(chunk)])
+            batch = pool.batch([pages], [start], [len(chunk)])
             found.append(decoder.forward(chunk, batch, range(len(chunk))).numpy())
         return np.concatenate(found)
 

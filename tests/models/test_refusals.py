@@ -128,7 +128,7 @@ def test_unknown_architecture(gpt2: Path, kind: object) -> None:
         ("layer_norm_epsilon", "1e-5"),
         ("layer_norm_epsilon", float("nan")),
         ("layer_norm_epsilon", 10**400),
-        ("activation_function", "relu"),
+        ("activation_function", "swiglu"),
         ("scale_attn_weights", False),
         ("scale_attn_by_inverse_layer_idx", True),
         ("add_cross_attention", True),
@@ -160,14 +160,15 @@ def test_gpt2_values_that_cannot_be(gpt2: Path, key: str, value: object) -> None
         ("hidden_act", "gelu"),
         ("attention_bias", True),
         ("mlp_bias", True),
-        ("rope_parameters", {"rope_type": "llama3", "rope_theta": 5000.0, "factor": 8.0}),
-        ("rope_parameters", {"rope_type": "yarn", "rope_theta": 5000.0}),
+        ("rope_parameters", {"rope_type": "llama3", "rope_theta": 5000.0, "factor": 0}),
+        ("rope_parameters", {"rope_type": "yarn", "rope_theta": 5000.0, "factor": "4"}),
         ("rope_parameters", {"rope_type": "default", "rope_theta": 0}),
         ("rope_parameters", {"rope_type": "default", "rope_theta": "5000"}),
         ("rope_parameters", {"rope_type": "default", "rope_theta": -1.0}),
         ("rope_parameters", "default"),
         ("rope_parameters", [1]),
-        ("rope_scaling", {"type": "linear", "factor": 2.0}),
+        ("rope_scaling", {"type": "linear", "factor": -2.0}),
+        ("rope_scaling", {"type": "spiral", "factor": 2.0}),
     ],
 )
 def test_llama_values_that_cannot_be(llama: Path, key: str, value: object) -> None:
@@ -248,9 +249,9 @@ def test_a_tokenizer_larger_than_the_vocabulary(gpt2: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ({"rope.scaling.type": "yarn"}, ("rope.scaling.type", "yarn")),
-        ({"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}, ("rope.scaling.type", "linear")),
-        ({"rope.scale_linear": 4.0}, ("rope.scale_linear",)),
+        ({"rope.scaling.type": "spiral"}, ("rope.scaling.type", "spiral")),
+        ({"rope.scaling.type": "linear", "rope.scaling.factor": -4.0}, ("rope.scaling.factor", "-4")),
+        ({"rope.scale_linear": -4.0}, ("rope.scale_linear",)),
         ({"rope.dimension_count": 8}, ("rope.dimension_count", "8", "10")),
         ({"rope.freq_base": -1.0}, ("rope.freq_base",)),
         ({"attention.key_length": 9, "attention.value_length": 9, "rope.dimension_count": 9}, ("9", "even")),
@@ -309,10 +310,10 @@ def test_gguf_with_a_missing_tensor(tmp_path: Path) -> None:
     refused(path, "'blk.1.ffn_norm.weight' is missing")
 
 
-@pytest.mark.parametrize("tensor", ["rope_freqs.weight", "blk.0.attn_q.bias", "blk.1.attn_k_norm.weight"])
+@pytest.mark.parametrize("tensor", ["rope_freqs.weight", "blk.0.attn_q_norm.weight", "blk.1.attn_k_norm.weight"])
 def test_gguf_with_a_tensor_that_would_change_the_logits(tmp_path: Path, tensor: str) -> None:
-    """Rope scaling and biases show in nothing but their tensors: leaving them out would write nonsense without a word."""
-    path = tiny.write_gguf(tmp_path / "tiny.gguf", tiny.llama(), tensors={tensor: np.ones(5, np.float32)})
+    """Rope scaling and more norms show in nothing but their tensors: leaving them out would write nonsense without a word."""
+    path = tiny.write_gguf(tmp_path / "tiny.gguf", tiny.llama(), tensors={tensor: np.ones(4, np.float32)})
     refused(path, tensor)
 
 

@@ -51,7 +51,7 @@ LLAMA_GGUF = {
 
 def gpt2(**sizes: Any) -> GPT2LMHeadModel:
     own = {"n_embd": 36, "n_head": 3, "n_layer": 2, "n_positions": 131, "n_inner": 52, "vocab_size": N_VOCAB}
-    return _randomised(GPT2LMHeadModel, GPT2Config(**{**own, "bos_token_id": EOS, "eos_token_id": EOS, **sizes}))
+    return randomised(GPT2LMHeadModel, GPT2Config(**{**own, "bos_token_id": EOS, "eos_token_id": EOS, **sizes}))
 
 
 def llama(**sizes: Any) -> LlamaForCausalLM:
@@ -69,10 +69,10 @@ def llama(**sizes: Any) -> LlamaForCausalLM:
         "bos_token_id": EOS,
         "eos_token_id": EOS,
     }
-    return _randomised(LlamaForCausalLM, LlamaConfig(**{**own, **sizes}))
+    return randomised(LlamaForCausalLM, LlamaConfig(**{**own, **sizes}))
 
 
-def _randomised(kind: Callable[[Any], PreTrainedModel], config: Any) -> Any:
+def randomised(kind: Callable[[Any], PreTrainedModel], config: Any) -> Any:
     torch.manual_seed(20240229)
     model = kind(config).eval()
     with torch.no_grad():

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fanlight.kernels.ops import KVBatch, KVPool, Ops, Tensor
+from fanlight.models.rope import RopeConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:
-    """The sizes of a decoder, in the project's vocabulary."""
+    """The sizes and switches of a decoder, in the project's vocabulary. Empty tuples: the same for every layer."""
 
     model_type: str
     n_layer: int
@@ -23,8 +24,39 @@ class DecoderConfig:
     n_vocab: int
     n_ctx: int
     norm_eps: float
-    rope_theta: float | None = None  # None: learned positions
+    activation: str = "silu"
     tied_head: bool = False
+    rope: RopeConfig | None = None
+    """None: learned positions."""
+    local_rope: RopeConfig | None = None
+    """Of the layers with a window, where they have one of their own (Gemma 3)."""
+    rope_layers: tuple[bool, ...] = ()
+    """Which layers know positions at all (SmolLM3); empty: all."""
+    windows: tuple[int, ...] = ()
+    """How many positions each layer sees, 0 for all; empty: all."""
+    qkv_bias: bool = False
+    o_bias: bool = False
+    mlp_bias: bool = False
+    attn_scale: float | None = None
+    """What scores are multiplied with; None: 1 / sqrt(head_dim)."""
+    attn_softcap: float = 0.0
+    logit_softcap: float = 0.0
+    """Scores, and logits, become cap * tanh(x / cap); 0: they do not."""
+    embed_scale: float = 1.0
+    parallel_residual: bool = False
+    """Attention and feed-forward both read the block's input (GPT-NeoX)."""
+    norm_first: bool = True
+    """Norms stand before attention and feed-forward; otherwise after the sum (small OPT)."""
+    n_embed_in: int | None = None
+    """Width of the embedding and the head where a projection lies between them and the blocks (small OPT)."""
+
+    def window(self, layer: int) -> int:
+        """How many positions this layer sees; 0: all."""
+        return self.windows[layer] if self.windows else 0
+
+    def has_rope(self, layer: int) -> bool:
+        """Whether this layer turns queries and keys by their positions."""
+        return self.rope_layers[layer] if self.rope_layers else True
 
 
 class Decoder(Protocol):

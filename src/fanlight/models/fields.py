@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fanlight.errors import CheckpointError
+from fanlight.kernels.ops import GATES
 
 LARGEST_SIZE = 1 << 28
+HF_ACTIVATIONS = {
+    "silu": ("silu", "swish"),
+    "gelu_tanh": ("gelu_pytorch_tanh", "gelu_new", "gelu_fast"),
+    "gelu": ("gelu", "gelu_python"),
+    "relu": ("relu",),
+}
+"""Activation -> what config.json may call it; the first is written."""
 
 
 class Fields:
@@ -37,6 +45,37 @@ class Fields:
         if not isinstance(value, bool):
             raise self._refuse(key, value, "expected true or false")
         return value
+
+    def cap(self, key: str, default: float | None = None) -> float:
+        """A positive number; 0 where it is 0 or missing."""
+        value = self._get(key, 0.0)
+        return 0.0 if value == 0 and not isinstance(value, bool) else self.number(key, default or None)
+
+    def activation(self, key: str, default: str | None = None, among: Sequence[str] = tuple(HF_ACTIVATIONS)) -> str:
+        """An activation, in the words of the ops; the default is in these words too."""
+        value = self._get(key, HF_ACTIVATIONS[default][0] if default else None)
+        for name in among:
+            if value in HF_ACTIVATIONS[name]:
+                return name
+        known = ", ".join(word for name in among for word in HF_ACTIVATIONS[name])
+        raise self._refuse(key, value, f"Fanlight's implementation knows {known}")
+
+    def gate(self, key: str, default: str | None = None) -> str:
+        """An activation that a gated matrix can have."""
+        return self.activation(key, default, GATES)
+
+    def read(self, kind: str, key: str, default: Any = None) -> Any:
+        """A value of this kind: the name of one of the methods above."""
+        return getattr(self, kind)(key, default)
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """Whatever is there, unchecked."""
+        found = self._values.get(self._prefix + key)
+        return default if found is None else found
+
+    def refuse(self, key: str, expected: str) -> CheckpointError:
+        """An error about what is there."""
+        return self._refuse(key, self.value(key), expected)
 
     def group(self, key: str) -> Mapping[str, Any]:
         """Values under a key of their own; none if it is missing."""

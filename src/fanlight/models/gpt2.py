@@ -5,16 +5,25 @@ Source: Radford et al. 2019.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from fanlight.errors import CheckpointError
-from fanlight.kernels.ops import KVBatch, KVPool, Linear, Ops, Tensor
+from fanlight.kernels.ops import KVBatch, Linear, Tensor
+from fanlight.models.architecture import GGUF, SAFETENSORS, Architecture, DecoderBase, Key, Layout, Source, Values
 from fanlight.models.base import DecoderConfig
-from fanlight.models.fields import Fields
 from fanlight.models.weights import Slot, Weights
 
-NAMES = {
+KEYS = (
+    Key("n_layer", "n_layer", "block_count"),
+    Key("n_embd", "n_embd", "embedding_length"),
+    Key("n_head", "n_head", "attention.head_count"),
+    Key("n_ffn", "n_inner", "feed_forward_length", default=lambda values: 4 * values["n_embd"]),
+    Key("n_vocab", "vocab_size", None),
+    Key("n_ctx", "n_positions", "context_length", default=1024),
+    Key("norm_eps", "layer_norm_epsilon", "attention.layer_norm_epsilon", "number", 1e-5),
+    Key("activation", "activation_function", None, "activation", "gelu_tanh"),
+)
+HF_NAMES = {
     "wte.weight": "embed",
     "wpe.weight": "positions",
     "h.{i}.ln_1.weight": "blocks.{i}.attn_norm",
@@ -31,86 +40,72 @@ NAMES = {
     "h.{i}.mlp.c_proj.bias": "blocks.{i}.b_down",
     "ln_f.weight": "norm",
     "ln_f.bias": "norm_bias",
+    "lm_head.weight": "head",
 }
-HEAD = "lm_head.weight"  # never under the prefix
-PREFIX = "transformer."  # of checkpoints saved with the language-model head; the first ones have none
-NO_WEIGHTS = (".attn.bias", ".attn.masked_bias")  # the causal mask, stored by old versions
+GGUF_NAMES = {
+    "token_embd.weight": "embed",
+    "position_embd.weight": "positions",
+    "blk.{i}.attn_norm.weight": "blocks.{i}.attn_norm",
+    "blk.{i}.attn_norm.bias": "blocks.{i}.attn_norm_bias",
+    "blk.{i}.attn_qkv.weight": "blocks.{i}.w_qkv",
+    "blk.{i}.attn_qkv.bias": "blocks.{i}.b_qkv",
+    "blk.{i}.attn_output.weight": "blocks.{i}.w_o",
+    "blk.{i}.attn_output.bias": "blocks.{i}.b_o",
+    "blk.{i}.ffn_norm.weight": "blocks.{i}.mlp_norm",
+    "blk.{i}.ffn_norm.bias": "blocks.{i}.mlp_norm_bias",
+    "blk.{i}.ffn_up.weight": "blocks.{i}.w_up",
+    "blk.{i}.ffn_up.bias": "blocks.{i}.b_up",
+    "blk.{i}.ffn_down.weight": "blocks.{i}.w_down",
+    "blk.{i}.ffn_down.bias": "blocks.{i}.b_down",
+    "output_norm.weight": "norm",
+    "output_norm.bias": "norm_bias",
+    "output.weight": "head",
+}
 
 
-def names(arrays: Mapping[str, object]) -> dict[str, str]:
-    """The name map for this checkpoint, with or without the prefix."""
-    prefix = PREFIX if PREFIX + "wte.weight" in arrays else ""
-    return {prefix + stored: canonical for stored, canonical in NAMES.items()} | {HEAD: "head"}
-
-
-def config_from_hf(config: Mapping[str, Any], path: str) -> DecoderConfig:
-    """Sizes from config.json. Errors: CheckpointError."""
-    f = Fields(config, path)
-    f.only("activation_function", "gelu_new", "gelu_pytorch_tanh")
-    f.only("scale_attn_weights", True)
-    f.only("scale_attn_by_inverse_layer_idx", False)
-    f.only("add_cross_attention", False)
-    n_embd, n_head = f.size("n_embd"), f.size("n_head")
+def refine(source: Source, values: Values) -> None:
+    """Every head has keys and values of its own; what GPT-2's class can do besides is refused."""
+    f, n_embd, n_head = source.fields, values["n_embd"], values["n_head"]
+    if not source.is_gguf:
+        f.only("scale_attn_weights", True)
+        f.only("scale_attn_by_inverse_layer_idx", False)
+        f.only("add_cross_attention", False)
     if n_embd % n_head:
-        raise CheckpointError(f"{path}: n_embd is {n_embd}, expected a multiple of n_head {n_head}")
-    return DecoderConfig(
-        model_type="gpt2",
-        n_layer=f.size("n_layer"),
-        n_head=n_head,
-        n_kv_head=n_head,
-        n_embd=n_embd,
-        head_dim=n_embd // n_head,
-        n_ffn=f.size("n_inner", 4 * n_embd),
-        n_vocab=f.size("vocab_size"),
-        n_ctx=f.size("n_positions", 1024),
-        norm_eps=f.number("layer_norm_epsilon", 1e-5),
-        tied_head=f.flag("tie_word_embeddings", True),
-    )
+        raise CheckpointError(f"{source.path}: n_embd is {n_embd}, expected a multiple of n_head {n_head}")
+    values.update(n_kv_head=n_head, head_dim=n_embd // n_head, qkv_bias=True, o_bias=True, mlp_bias=True)
 
 
 class Block:
-    """The weights of one layer. GPT-2 stores matrices as (n_in, n_out): its Conv1D."""
-
-    __slots__ = ("attn_norm", "attn_norm_bias", "mlp_norm", "mlp_norm_bias", "w_down", "w_o", "w_qkv", "w_up")
+    """The weights of one layer."""
 
     def __init__(self, weights: Weights, i: int, c: DecoderConfig) -> None:
-        def matrix(name: str, n_in: int, n_out: int, activation: str = "none") -> Linear:
-            slot, bias = Slot(f"blocks.{i}.w_{name}", n_out), Slot(f"blocks.{i}.b_{name}", n_out)
-            return weights.matrix([slot], n_in, bias=[bias], activation=activation, transposed=True)
+        name = f"blocks.{i}."
 
-        self.attn_norm = weights.vector(f"blocks.{i}.attn_norm", c.n_embd)
-        self.attn_norm_bias = weights.vector(f"blocks.{i}.attn_norm_bias", c.n_embd)
+        def matrix(short: str, n_in: int, n_out: int, activation: str = "none") -> Linear:
+            return weights.matrix([Slot(f"{name}w_{short}", n_out)], n_in, bias=True, activation=activation)
+
+        self.attn_norm = weights.vector(name + "attn_norm", c.n_embd)
+        self.attn_norm_bias = weights.vector(name + "attn_norm_bias", c.n_embd)
         self.w_qkv = matrix("qkv", c.n_embd, 3 * c.n_embd)
         self.w_o = matrix("o", c.n_embd, c.n_embd)
-        self.mlp_norm = weights.vector(f"blocks.{i}.mlp_norm", c.n_embd)
-        self.mlp_norm_bias = weights.vector(f"blocks.{i}.mlp_norm_bias", c.n_embd)
-        self.w_up = matrix("up", c.n_embd, c.n_ffn, activation="gelu_tanh")
+        self.mlp_norm = weights.vector(name + "mlp_norm", c.n_embd)
+        self.mlp_norm_bias = weights.vector(name + "mlp_norm_bias", c.n_embd)
+        self.w_up = matrix("up", c.n_embd, c.n_ffn, c.activation)
         self.w_down = matrix("down", c.n_ffn, c.n_embd)
 
 
-class GPT2:
+class GPT2(DecoderBase):
     """A decoder of the GPT-2 family. Immutable."""
 
-    def __init__(self, config: DecoderConfig, weights: Weights, *, cache_dtype: str) -> None:
-        c = self.config = config
-        self.ops: Ops = weights.ops
-        self.cache_dtype = cache_dtype
-        self.embed = weights.matrix([Slot("embed", c.n_vocab)], c.n_embd)
-        self.positions = weights.matrix([Slot("positions", c.n_ctx)], c.n_embd)
+    def __init__(self, config: DecoderConfig, weights: Weights) -> None:
+        super().__init__(config, weights)
+        c = config
+        self.embed = weights.matrix([Slot("embed", c.n_vocab)], c.n_embd, table=not c.tied_head)
+        self.positions = weights.matrix([Slot("positions", c.n_ctx)], c.n_embd, table=True)
         self.blocks = [Block(weights, i, c) for i in range(c.n_layer)]
         self.norm, self.norm_bias = weights.vector("norm", c.n_embd), weights.vector("norm_bias", c.n_embd)
-        self.head: Linear = self.embed if c.tied_head else weights.matrix([Slot("head", c.n_vocab)], c.n_embd)
+        self.head = self.embed if c.tied_head else weights.matrix([Slot("head", c.n_vocab)], c.n_embd)
         self.scale = c.head_dim**-0.5
-
-    def new_pool(self) -> KVPool:
-        """An empty KV pool of this model's shape."""
-        return self.ops.kv_pool(self.config.n_layer, self.config.n_kv_head, self.config.head_dim, self.cache_dtype)
-
-    def linears(self) -> Iterator[Linear]:
-        """Every matrix that a decode step reads."""
-        for b in self.blocks:
-            yield from (b.w_qkv, b.w_o, b.w_up, b.w_down)
-        yield self.head
 
     def forward(self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int]) -> Tensor:
         """See `models.base.Decoder`."""
@@ -126,3 +121,25 @@ class GPT2:
             x = ops.linear(ops.linear(h, b.w_up), b.w_down, x)  # x + mlp(norm(x))
         x = ops.layer_norm(x, self.norm, self.norm_bias, c.norm_eps)
         return ops.linear(x, self.head)  # (len(logit_rows), V)
+
+
+ARCHITECTURE = Architecture(
+    model_type="gpt2",
+    hf_class="GPT2LMHeadModel",
+    keys=KEYS,
+    layouts={
+        SAFETENSORS: Layout(  # matrices are stored as (n_in, n_out): its Conv1D
+            names=HF_NAMES,
+            transposed=frozenset(("w_qkv", "w_o", "w_up", "w_down")),
+            ignored=(".attn.bias", ".attn.masked_bias"),  # the causal mask, stored by old versions
+            prefixes=(
+                "transformer.",
+                "",
+            ),  # of checkpoints saved with the language-model head; the first ones have none
+        ),
+        GGUF: Layout(names=GGUF_NAMES, essential=("blk.",)),
+    },
+    build=GPT2,
+    refine=refine,
+    tied_head=True,
+)

@@ -1,177 +1,177 @@
 """Llama: RMSNorm, rotary positions, grouped-query attention, SwiGLU. In: ids and a KV batch. Out: logits. Knows no text.
 
-Source: Touvron et al. 2023 (LLaMA); SmolLM2 is of this architecture.
+Source: Touvron et al. 2023 (LLaMA); SmolLM2 is of this architecture. Mistral, Qwen and SmolLM3 differ from it in a line or
+two each: their files build on this one.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
-from fanlight.errors import CheckpointError
-from fanlight.kernels.ops import KVBatch, KVPool, Linear, Ops, Tensor
+from fanlight.kernels.ops import KVBatch, Tensor
+from fanlight.models.architecture import (
+    GGUF,
+    ROPE_ARRAYS,
+    SAFETENSORS,
+    Architecture,
+    DecoderBase,
+    Key,
+    Layout,
+    Source,
+    Values,
+    gguf_rope,
+    hf_rope,
+    make_rope,
+)
 from fanlight.models.base import DecoderConfig
-from fanlight.models.fields import Fields
+from fanlight.models.rope import rope_to_gguf, rope_to_hf
 from fanlight.models.weights import Slot, Weights
 
-NAMES = {
-    "safetensors": {
-        "model.embed_tokens.weight": "embed",
-        "model.layers.{i}.input_layernorm.weight": "blocks.{i}.attn_norm",
-        "model.layers.{i}.self_attn.q_proj.weight": "blocks.{i}.w_q",
-        "model.layers.{i}.self_attn.k_proj.weight": "blocks.{i}.w_k",
-        "model.layers.{i}.self_attn.v_proj.weight": "blocks.{i}.w_v",
-        "model.layers.{i}.self_attn.o_proj.weight": "blocks.{i}.w_o",
-        "model.layers.{i}.post_attention_layernorm.weight": "blocks.{i}.mlp_norm",
-        "model.layers.{i}.mlp.gate_proj.weight": "blocks.{i}.w_gate",
-        "model.layers.{i}.mlp.up_proj.weight": "blocks.{i}.w_up",
-        "model.layers.{i}.mlp.down_proj.weight": "blocks.{i}.w_down",
-        "model.norm.weight": "norm",
-        "lm_head.weight": "head",
-    },
-    "gguf": {
-        "token_embd.weight": "embed",
-        "blk.{i}.attn_norm.weight": "blocks.{i}.attn_norm",
-        "blk.{i}.attn_q.weight": "blocks.{i}.w_q",
-        "blk.{i}.attn_k.weight": "blocks.{i}.w_k",
-        "blk.{i}.attn_v.weight": "blocks.{i}.w_v",
-        "blk.{i}.attn_output.weight": "blocks.{i}.w_o",
-        "blk.{i}.ffn_norm.weight": "blocks.{i}.mlp_norm",
-        "blk.{i}.ffn_gate.weight": "blocks.{i}.w_gate",
-        "blk.{i}.ffn_up.weight": "blocks.{i}.w_up",
-        "blk.{i}.ffn_down.weight": "blocks.{i}.w_down",
-        "output_norm.weight": "norm",
-        "output.weight": "head",
-    },
+KEYS = (
+    Key("n_layer", "num_hidden_layers", "block_count"),
+    Key("n_embd", "hidden_size", "embedding_length"),
+    Key("n_head", "num_attention_heads", "attention.head_count"),
+    Key("n_kv_head", "num_key_value_heads", "attention.head_count_kv", default=lambda values: values["n_head"]),
+    Key("head_dim", "head_dim", "attention.key_length", default=lambda values: values["n_embd"] // values["n_head"]),
+    Key("n_ffn", "intermediate_size", "feed_forward_length"),
+    Key("n_vocab", "vocab_size", "vocab_size"),
+    Key("n_ctx", "max_position_embeddings", "context_length", default=2048),
+    Key("norm_eps", "rms_norm_eps", "attention.layer_norm_rms_epsilon", "number", 1e-6),
+    Key("activation", "hidden_act", None, "gate", "silu"),
+)
+HF_NAMES = {
+    "model.embed_tokens.weight": "embed",
+    "model.layers.{i}.input_layernorm.weight": "blocks.{i}.attn_norm",
+    "model.layers.{i}.self_attn.q_proj.weight": "blocks.{i}.w_q",
+    "model.layers.{i}.self_attn.q_proj.bias": "blocks.{i}.b_q",
+    "model.layers.{i}.self_attn.k_proj.weight": "blocks.{i}.w_k",
+    "model.layers.{i}.self_attn.k_proj.bias": "blocks.{i}.b_k",
+    "model.layers.{i}.self_attn.v_proj.weight": "blocks.{i}.w_v",
+    "model.layers.{i}.self_attn.v_proj.bias": "blocks.{i}.b_v",
+    "model.layers.{i}.self_attn.o_proj.weight": "blocks.{i}.w_o",
+    "model.layers.{i}.self_attn.o_proj.bias": "blocks.{i}.b_o",
+    "model.layers.{i}.post_attention_layernorm.weight": "blocks.{i}.mlp_norm",
+    "model.layers.{i}.mlp.gate_proj.weight": "blocks.{i}.w_gate",
+    "model.layers.{i}.mlp.gate_proj.bias": "blocks.{i}.b_gate",
+    "model.layers.{i}.mlp.up_proj.weight": "blocks.{i}.w_up",
+    "model.layers.{i}.mlp.up_proj.bias": "blocks.{i}.b_up",
+    "model.layers.{i}.mlp.down_proj.weight": "blocks.{i}.w_down",
+    "model.layers.{i}.mlp.down_proj.bias": "blocks.{i}.b_down",
+    "model.norm.weight": "norm",
+    "lm_head.weight": "head",
 }
-NO_WEIGHTS = (".rotary_emb.inv_freq",)
-GGUF_ESSENTIAL = ("blk.", "rope_freqs.")  # a bias, another norm, experts, rope scaling: the metadata tell of none
+GGUF_NAMES = {
+    "token_embd.weight": "embed",
+    "blk.{i}.attn_norm.weight": "blocks.{i}.attn_norm",
+    "blk.{i}.attn_q.weight": "blocks.{i}.w_q",
+    "blk.{i}.attn_q.bias": "blocks.{i}.b_q",
+    "blk.{i}.attn_k.weight": "blocks.{i}.w_k",
+    "blk.{i}.attn_k.bias": "blocks.{i}.b_k",
+    "blk.{i}.attn_v.weight": "blocks.{i}.w_v",
+    "blk.{i}.attn_v.bias": "blocks.{i}.b_v",
+    "blk.{i}.attn_output.weight": "blocks.{i}.w_o",
+    "blk.{i}.attn_output.bias": "blocks.{i}.b_o",
+    "blk.{i}.ffn_norm.weight": "blocks.{i}.mlp_norm",
+    "blk.{i}.ffn_gate.weight": "blocks.{i}.w_gate",
+    "blk.{i}.ffn_gate.bias": "blocks.{i}.b_gate",
+    "blk.{i}.ffn_up.weight": "blocks.{i}.w_up",
+    "blk.{i}.ffn_up.bias": "blocks.{i}.b_up",
+    "blk.{i}.ffn_down.weight": "blocks.{i}.w_down",
+    "blk.{i}.ffn_down.bias": "blocks.{i}.b_down",
+    "output_norm.weight": "norm",
+    "output.weight": "head",
+}
+HF_LAYOUT = Layout(names=HF_NAMES, ignored=(".rotary_emb.inv_freq",))
+GGUF_LAYOUT = Layout(
+    names=GGUF_NAMES, ignored=ROPE_ARRAYS, essential=("blk.",)
+)  # metadata tell of no other norm, no experts
 
 
-def config_from_gguf(metadata: Mapping[str, Any], path: str, *, tied_head: bool = False) -> DecoderConfig:
-    """Sizes from GGUF metadata, which does not tell whether the head is tied. Errors: CheckpointError."""
-    f = Fields(metadata, path, prefix="llama.")
-    f.only("rope.scaling.type", "none")
-    f.only("rope.scale_linear", 1.0)
-    n_head, n_embd = f.size("attention.head_count"), f.size("embedding_length")
-    head_dim = f.size("attention.key_length", n_embd // n_head)
-    f.only("attention.value_length", head_dim)
-    f.only("rope.dimension_count", head_dim)
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    return _checked(
-        DecoderConfig(
-            model_type="llama",
-            n_layer=f.size("block_count"),
-            n_head=n_head,
-            n_kv_head=f.size("attention.head_count_kv", n_head),
-            n_embd=n_embd,
-            head_dim=head_dim,
-            n_ffn=f.size("feed_forward_length"),
-            n_vocab=f.size("vocab_size", len(tokens) if isinstance(tokens, list) else None),
-            n_ctx=f.size("context_length"),
-            norm_eps=f.number("attention.layer_norm_rms_epsilon"),
-            rope_theta=f.number("rope.freq_base", 10000.0),
-            tied_head=tied_head,
-        ),
-        path,
-    )
-
-
-def config_from_hf(config: Mapping[str, Any], path: str) -> DecoderConfig:
-    """Sizes from config.json. Errors: CheckpointError."""
-    f = Fields(config, path)
-    f.only("hidden_act", "silu", "swish")
-    f.only("attention_bias", False)
-    f.only("mlp_bias", False)
-    rope_theta = f.number("rope_theta", 10000.0)
-    for key in ("rope_scaling", "rope_parameters"):  # the second, of transformers 5, holds theta too
-        rope = Fields(f.group(key), f"{path}: {key}")
-        rope.only("type", "default")
-        rope.only("rope_type", "default")
-        rope_theta = rope.number("rope_theta", rope_theta)
-    n_head, n_embd = f.size("num_attention_heads"), f.size("hidden_size")
-    return _checked(
-        DecoderConfig(
-            model_type="llama",
-            n_layer=f.size("num_hidden_layers"),
-            n_head=n_head,
-            n_kv_head=f.size("num_key_value_heads", n_head),
-            n_embd=n_embd,
-            head_dim=f.size("head_dim", n_embd // n_head),
-            n_ffn=f.size("intermediate_size"),
-            n_vocab=f.size("vocab_size"),
-            n_ctx=f.size("max_position_embeddings", 2048),
-            norm_eps=f.number("rms_norm_eps", 1e-6),
-            rope_theta=rope_theta,
-            tied_head=f.flag("tie_word_embeddings", False),
-        ),
-        path,
-    )
-
-
-def _checked(c: DecoderConfig, path: str) -> DecoderConfig:
-    if c.n_head % c.n_kv_head:
-        raise CheckpointError(f"{path}: n_head is {c.n_head}, expected a multiple of n_kv_head {c.n_kv_head}")
-    if c.head_dim % 2:
-        raise CheckpointError(f"{path}: head_dim is {c.head_dim}, expected an even number: rotary positions turn pairs")
-    return c
-
-
-def gguf_row_order(n_head: int, head_dim: int) -> list[int]:
-    """GGUF stores q and k with the two halves of a head interleaved, (a0, b0, a1, b1, ...); here they are split."""
+def interleaved(n_head: int, head_dim: int) -> list[int]:
+    """GGUF's llama stores q and k with the two halves of a head interleaved, (a0, b0, a1, b1, ...); here they are split."""
     half = head_dim // 2
     return [head * head_dim + 2 * j + side for head in range(n_head) for side in (0, 1) for j in range(half)]
+
+
+def refine(source: Source, values: Values) -> None:
+    """Rotation and biases."""
+    f = source.fields
+    if source.is_gguf:
+        f.only("attention.value_length", values["head_dim"])
+        f.only("rope.dimension_count", values["head_dim"])
+        values["rope"] = gguf_rope(source, values)
+        biases = {name: source.stores(f"blocks.{{i}}.b_{name}") for name in ("q", "o", "down")}
+        values.update(qkv_bias=biases["q"], o_bias=biases["o"], mlp_bias=biases["down"])
+    else:
+        values["rope"] = hf_rope(source, values)
+        attention = f.flag("attention_bias", False)
+        values.update(qkv_bias=attention, o_bias=attention, mlp_bias=f.flag("mlp_bias", False))
+    stretch(values)
+
+
+def stretch(values: Values) -> None:
+    """Dynamic rotation lengthens the window that a model was trained with."""
+    rope = values["rope"]
+    if rope.kind == "dynamic":
+        values["n_ctx"] = int(values["n_ctx"] * rope.factor)
+
+
+def to_hf(c: DecoderConfig) -> Values:
+    """What config.json holds besides the keys."""
+    assert c.rope is not None
+    return {"rope_parameters": rope_to_hf(c.rope), "attention_bias": c.qkv_bias, "mlp_bias": c.mlp_bias}
+
+
+def to_gguf(c: DecoderConfig) -> tuple[Values, dict[str, list[float]]]:
+    """Metadata besides the keys, and the factors of rotation."""
+    assert c.rope is not None
+    values, arrays = rope_to_gguf(c.rope)
+    return {**values, "attention.value_length": c.head_dim}, arrays
 
 
 class Block:
     """The weights of one layer."""
 
-    __slots__ = ("attn_norm", "mlp_norm", "w_down", "w_gate_up", "w_o", "w_qkv")
-
-    def __init__(self, weights: Weights, i: int, c: DecoderConfig, gguf: bool) -> None:
+    def __init__(self, weights: Weights, i: int, c: DecoderConfig) -> None:
         name = f"blocks.{i}."
         n_q, n_kv = c.n_head * c.head_dim, c.n_kv_head * c.head_dim
-        q_order = partial(gguf_row_order, c.n_head, c.head_dim) if gguf else None
-        k_order = partial(gguf_row_order, c.n_kv_head, c.head_dim) if gguf else None
         self.attn_norm = weights.vector(name + "attn_norm", c.n_embd)
         self.w_qkv = weights.matrix(
-            [Slot(name + "w_q", n_q, q_order), Slot(name + "w_k", n_kv, k_order), Slot(name + "w_v", n_kv)], c.n_embd
+            [Slot(name + "w_q", n_q), Slot(name + "w_k", n_kv), Slot(name + "w_v", n_kv)], c.n_embd, bias=c.qkv_bias
         )
-        self.w_o = weights.matrix([Slot(name + "w_o", c.n_embd)], n_q)
+        self.w_o = weights.matrix([Slot(name + "w_o", c.n_embd)], n_q, bias=c.o_bias)
         self.mlp_norm = weights.vector(name + "mlp_norm", c.n_embd)
         self.w_gate_up = weights.matrix(
-            [Slot(name + "w_gate", c.n_ffn), Slot(name + "w_up", c.n_ffn)], c.n_embd, activation="silu", gated=True
+            [Slot(name + "w_gate", c.n_ffn), Slot(name + "w_up", c.n_ffn)],
+            c.n_embd,
+            bias=c.mlp_bias,
+            activation=c.activation,
+            gated=True,
         )
-        self.w_down = weights.matrix([Slot(name + "w_down", c.n_embd)], c.n_ffn)
+        self.w_down = weights.matrix([Slot(name + "w_down", c.n_embd)], c.n_ffn, bias=c.mlp_bias)
+        self.window = c.window(i)
 
 
-class Llama:
+class Llama(DecoderBase):
     """A decoder of the Llama family. Immutable."""
 
-    def __init__(self, config: DecoderConfig, weights: Weights, *, gguf: bool, cache_dtype: str) -> None:
-        c = self.config = config
-        self.ops: Ops = weights.ops
-        self.cache_dtype = cache_dtype
-        self.embed = weights.matrix([Slot("embed", c.n_vocab)], c.n_embd)
-        self.blocks = [Block(weights, i, c, gguf) for i in range(c.n_layer)]
+    block = Block
+
+    def __init__(self, config: DecoderConfig, weights: Weights) -> None:
+        super().__init__(config, weights)
+        c = config
+        self.embed = weights.matrix([Slot("embed", c.n_vocab)], c.n_embd, table=not c.tied_head)
+        self.blocks = [self.block(weights, i, c) for i in range(c.n_layer)]
         self.norm = weights.vector("norm", c.n_embd)
-        self.head: Linear = self.embed if c.tied_head else weights.matrix([Slot("head", c.n_vocab)], c.n_embd)
-        theta = c.rope_theta or 10000.0
-        angles = array("f", [theta ** (-2 * i / c.head_dim) for i in range(c.head_dim // 2)])
-        self.rope = self.ops.rope(self.ops.tensor(angles, len(angles)))
-        self.scale = c.head_dim**-0.5
+        self.head = self.embed if c.tied_head else weights.matrix([Slot("head", c.n_vocab)], c.n_embd)
+        assert c.rope is not None
+        rope = make_rope(self.ops, c.rope, c.n_ctx)
+        self.ropes = [rope if c.has_rope(i) else None for i in range(c.n_layer)]
+        self.scale = c.attn_scale or c.head_dim**-0.5
 
-    def new_pool(self) -> KVPool:
-        """An empty KV pool of this model's shape."""
-        return self.ops.kv_pool(self.config.n_layer, self.config.n_kv_head, self.config.head_dim, self.cache_dtype)
-
-    def linears(self) -> Iterator[Linear]:
-        """Every matrix that a decode step reads."""
-        for b in self.blocks:
-            yield from (b.w_qkv, b.w_o, b.w_gate_up, b.w_down)
-        yield self.head
+    def qkv(self, h: Tensor, b: Block) -> Tensor:
+        """Queries, keys and values of a block, before rotation: (T, E) -> (T, (H + 2 H_kv) * D)."""
+        return self.ops.linear(h, b.w_qkv)
 
     def forward(self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int]) -> Tensor:
         """See `models.base.Decoder`."""
@@ -180,11 +180,34 @@ class Llama:
         x = ops.embed(self.embed, ids)  # (T, E)
         for layer, b in enumerate(self.blocks):
             h = rms_norm(x, b.attn_norm, c.norm_eps)
-            q = store_kv(linear(h, b.w_qkv), batch, layer, self.rope)  # (T, E) -> (T, H * D)
+            q = store_kv(self.qkv(h, b), batch, layer, self.ropes[layer])  # (T, E) -> (T, H * D)
             if layer == c.n_layer - 1:  # from here on only the rows whose logits are wanted are read
                 x, q, batch = ops.take_rows(x, logit_rows), ops.take_rows(q, logit_rows), batch.take(logit_rows)
-            x = linear(attention(q, batch, layer, self.scale), b.w_o, x)  # x + attend(norm(x))
+            x = linear(attention(q, batch, layer, self.scale, b.window), b.w_o, x)  # x + attend(norm(x))
             h = rms_norm(x, b.mlp_norm, c.norm_eps)
             x = linear(linear(h, b.w_gate_up), b.w_down, x)  # x + mlp(norm(x))
         x = rms_norm(x, self.norm, c.norm_eps)
         return linear(x, self.head)  # (len(logit_rows), V)
+
+
+ARCHITECTURE = Architecture(
+    model_type="llama",
+    hf_class="LlamaForCausalLM",
+    keys=KEYS,
+    layouts={
+        SAFETENSORS: HF_LAYOUT,
+        GGUF: Layout(
+            names=GGUF_NAMES,
+            row_order={
+                "w_q": lambda c: interleaved(c.n_head, c.head_dim),
+                "w_k": lambda c: interleaved(c.n_kv_head, c.head_dim),
+            },
+            ignored=ROPE_ARRAYS,
+            essential=GGUF_LAYOUT.essential,
+        ),
+    },
+    build=Llama,
+    refine=refine,
+    to_hf=to_hf,
+    to_gguf=to_gguf,
+)

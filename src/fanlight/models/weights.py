@@ -1,6 +1,6 @@
 """A checkpoint's arrays -> packed matrices and vectors, under the model's own names. Keeps count of what was read.
 
-In: a Checkpoint, a name map, ops. Out: what `ops.pack` and `ops.tensor` return. Knows no architecture.
+In: a Checkpoint, a Layout, ops. Out: what `ops.pack` and `ops.tensor` return. Knows no architecture.
 """
 
 from __future__ import annotations
@@ -8,16 +8,24 @@ from __future__ import annotations
 import re
 import struct
 from array import array
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from fanlight.checkpoints.arrays import Array, Checkpoint
 from fanlight.errors import CheckpointError
 from fanlight.kernels.ops import DTYPES, Linear, Ops, Part, Tensor
+from fanlight.models.architecture import Layout, stored_names
+from fanlight.models.base import DecoderConfig
 
 ROWS_PER_CONVERSION = 4096
+FLOAT_TYPES = ("F32", "F16", "BF16", "F64")
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
+
+
+def short(name: str) -> str:
+    """A canonical name without its block: "blocks.3.w_q" -> "w_q"."""
+    return _BLOCK.sub("", name)
 
 
 class Slot(NamedTuple):
@@ -25,8 +33,10 @@ class Slot(NamedTuple):
 
     name: str
     n_out: int
-    row_order: Callable[[], Sequence[int]] | None = None
-    """Called once the array is known to have such a shape: a configuration may claim any."""
+    first_row: int = 0
+    """Where the rows begin in an array that holds others too."""
+    n_stored: int = 0
+    """How many rows that array has; 0: just these."""
 
 
 @dataclass(slots=True)
@@ -48,13 +58,22 @@ class LoadReport:
 class Weights:
     """Reads a checkpoint under canonical names. Missing or misshapen arrays raise CheckpointError with the stored name."""
 
-    def __init__(self, checkpoint: Checkpoint, names: Mapping[str, str], ops: Ops) -> None:
-        """names: stored name -> canonical name, "{i}" standing for a block's number in both."""
+    def __init__(
+        self, checkpoint: Checkpoint, layout: Layout, config: DecoderConfig, ops: Ops, quantize: str | None = None
+    ) -> None:
+        """quantize: the type that float matrices become ("Q8_0", "Q4_1"); None: they stay."""
         self.ops = ops
         self.report = LoadReport(path=checkpoint.path, format=checkpoint.format)
-        self._checkpoint = checkpoint
-        self._stored_names = {canonical: stored for stored, canonical in names.items()}
+        self.packed: list[Linear] = []
+        """Every matrix but pure tables, in the order of use."""
+        self._checkpoint, self._layout, self._config, self._quantize = checkpoint, layout, config, quantize
+        self._stored_names = stored_names(layout, checkpoint.arrays)
         self._unread = set(checkpoint.arrays)
+
+    @property
+    def cache_dtype(self) -> str:
+        """Float checkpoints keep keys and values in float32; quantised ones in half, whose rounding is far below their own."""
+        return "F32" if self.dtype("embed") in FLOAT_TYPES and not self._quantize else "F16"
 
     def has(self, name: str) -> bool:
         """Whether the checkpoint has this array."""
@@ -92,21 +111,26 @@ class Weights:
         return self.ops.tensor(self.floats(name, n), n)
 
     def floats(self, name: str, n: int) -> bytes | memoryview:
-        """A float vector as float32 bytes."""
-        return self._as_float32(self.take(name, (n,)))
+        """A float vector as float32 bytes, as the architecture means it."""
+        raw = self._as_float32(self.take(name, (n,)))
+        offset = self._layout.offset.get(short(name))
+        return array("f", [x + offset for x in array("f", bytes(raw))]).tobytes() if offset else raw
 
     def matrix(
         self,
         slots: Sequence[Slot],
         n_in: int,
         *,
-        bias: Sequence[Slot] = (),
+        bias: bool = False,
         activation: str = "none",
         gated: bool = False,
-        transposed: bool = False,
+        table: bool = False,
     ) -> Linear:
-        """Stack arrays (n_out, n_in) into one packed matrix; transposed: stored as (n_in, n_out)."""
-        arrays = [self.take(slot.name, (n_in, slot.n_out) if transposed else (slot.n_out, n_in)) for slot in slots]
+        """Stack arrays (n_out, n_in) into one packed matrix.
+
+        bias: "w_..." have a "b_..." each. table: rows are only looked up, so that a decode step does not read the matrix.
+        """
+        arrays = [self._rows(slot, n_in) for slot in slots]
         dtype = arrays[0].dtype
         data: list[bytes | memoryview] = [stored.data for stored in arrays]
         mapped = dtype in DTYPES and all(stored.dtype == dtype for stored in arrays)
@@ -116,23 +140,46 @@ class Weights:
                 f"{stored.name}: {stored.dtype} -> F32" for stored in arrays if stored.dtype != "F32"
             ]
         parts = [
-            Part(raw, slot.n_out, slot.row_order and slot.row_order(), transposed)
+            Part(raw, slot.n_out, self._row_order(slot), short(slot.name) in self._layout.transposed)
             for raw, slot in zip(data, slots, strict=True)
         ]
-        bias_bytes = b"".join(self.floats(slot.name, slot.n_out) for slot in bias) if bias else None
+        bias_bytes = b"".join(self._bias(slot) for slot in slots) if bias else None
         packed = self.ops.pack(dtype, n_in, parts, bias=bias_bytes, activation=activation, gated=gated, mapped=mapped)
         self.report.packed_bytes += packed.nbytes
+        if not table:
+            self.packed.append(packed)
         return packed
 
-    def finish(self, ignored: Sequence[str] = (), essential: Sequence[str] = ()) -> LoadReport:
-        """The report. ignored: endings of stored names that hold no weights.
+    def _rows(self, slot: Slot, n_in: int) -> Array:
+        n_stored = slot.n_stored or slot.n_out
+        if short(slot.name) in self._layout.transposed:
+            return self.take(slot.name, (n_in, n_stored))
+        found = self.take(slot.name, (n_stored, n_in))
+        if not slot.n_stored:
+            return found
+        row_bytes = found.data.nbytes // n_stored
+        window = found.data[slot.first_row * row_bytes : (slot.first_row + slot.n_out) * row_bytes]
+        return replace(found, shape=(slot.n_out, n_in), data=window)
 
-        essential: beginnings of stored names. An unread array among them is a CheckpointError: it belongs to a computation
+    def _row_order(self, slot: Slot) -> Sequence[int] | None:
+        order = self._layout.row_order.get(short(slot.name))  # only now: the array is known to have such a shape
+        return None if order is None else order(self._config)
+
+    def _bias(self, slot: Slot) -> bytes:
+        values = self.floats(slot.name.replace("w_", "b_"), slot.n_stored or slot.n_out)
+        order = self._row_order(slot)
+        if order is not None:
+            stored = array("f", bytes(values))
+            return array("f", [stored[row] for row in order]).tobytes()
+        return bytes(values)[4 * slot.first_row : 4 * (slot.first_row + slot.n_out)]
+
+    def finish(self) -> LoadReport:
+        """The report. An unread array that the layout calls essential is a CheckpointError: it belongs to a computation
         that this architecture does not have, and the logits would be wrong.
         """
-        self.report.unread = sorted(name for name in self._unread if not name.endswith(tuple(ignored)))
+        self.report.unread = sorted(name for name in self._unread if not name.endswith(self._layout.ignored))
         for name in self.report.unread:
-            if name.startswith(tuple(essential)):
+            if name.startswith(self._layout.essential):
                 raise CheckpointError(
                     f"{self.report.path}: tensor {name!r} is not part of this architecture as Fanlight implements it; "
                     "without it the logits would be wrong: get another model"
