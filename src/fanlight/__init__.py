@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from fanlight.api import Description, Generation, Model, Step, TokenCandidate, load
     from fanlight.decoding.config import GenerationConfig
     from fanlight.decoding.stopping import Stop, StopReason
+    from fanlight.encoding import Encoder, load_encoder
 
 __version__ = "0.1.0"
 __all__ = [
     "Description",
+    "Encoder",
     "Generation",
     "GenerationConfig",
     "Model",
@@ -26,12 +28,15 @@ __all__ = [
     "TokenCandidate",
     "__version__",
     "load",
+    "load_encoder",
 ]
 
 _HOMES = {
+    "Encoder": "fanlight.encoding",
     "GenerationConfig": "fanlight.decoding.config",
     "Stop": "fanlight.decoding.stopping",
     "StopReason": "fanlight.decoding.stopping",
+    "load_encoder": "fanlight.encoding",
 }
 
 

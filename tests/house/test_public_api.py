@@ -12,6 +12,7 @@ import fanlight
 
 PUBLIC = {
     "Description",
+    "Encoder",
     "Generation",
     "GenerationConfig",
     "Model",
@@ -21,6 +22,7 @@ PUBLIC = {
     "TokenCandidate",
     "__version__",
     "load",
+    "load_encoder",
 }
 
 

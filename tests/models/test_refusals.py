@@ -102,7 +102,7 @@ def test_a_config_of_absurd_size(gpt2: Path) -> None:
     refused(gpt2, "config.json", str(1 << 40))
 
 
-@pytest.mark.parametrize("kind", ["bert", None, 7, ["gpt2"], {}])
+@pytest.mark.parametrize("kind", ["t5", None, 7, ["gpt2"], {}])
 def test_unknown_architecture(gpt2: Path, kind: object) -> None:
     refused(edit(gpt2, model_type=kind), "model_type", "gpt2, llama")
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fanlight.errors import CheckpointError, OptionError
 from fanlight.kernels.ops import KVPool, Linear, Ops, Rope
 from fanlight.models.base import Decoder, DecoderConfig
+from fanlight.models.encoder import BidirectionalEncoder, EncoderConfig
 from fanlight.models.fields import HF_ACTIVATIONS, Fields
 from fanlight.models.rope import RopeConfig, rope_from_gguf, rope_from_hf
 
@@ -60,7 +61,11 @@ class Layout:
     essential: tuple[str, ...] = ()
     """Beginnings of stored names that may not be left unread: see Weights.finish."""
     prefixes: tuple[str, ...] = ()
-    """What stored names may begin with, but for the head's; the first with which any name of the map is found holds for all."""
+    """What stored names may begin with, but for `bare` ones; the first with which any name of the map is found holds for all."""
+    bare: frozenset[str] = frozenset(("head",))
+    """Canonical names of arrays that never have a prefix."""
+    older: Mapping[str, str] = field(default_factory=dict)
+    """Ending of a stored name -> what older files have instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +77,15 @@ class Architecture:
     """What config.json says under "architectures"."""
     keys: tuple[Key, ...]
     layouts: Mapping[str, Layout]
-    build: Callable[[DecoderConfig, Weights], Decoder]
+    build: Callable[[Any, Weights], Decoder | BidirectionalEncoder]
+    """Gets a `config`."""
+    config: type[DecoderConfig] = DecoderConfig
+    """EncoderConfig: an encoder."""
     refine: Callable[[Source, Values], None] = lambda source, values: None
     """Reads what a key alone does not say (rotation, windows, biases), and refuses what is not implemented."""
-    to_hf: Callable[[DecoderConfig], Values] = lambda config: {}
+    to_hf: Callable[[Any], Values] = lambda config: {}
     """What config.json holds besides the keys."""
-    to_gguf: Callable[[DecoderConfig], tuple[Values, dict[str, list[float]]]] = lambda config: ({}, {})
+    to_gguf: Callable[[Any], tuple[Values, dict[str, list[float]]]] = lambda config: ({}, {})
     """Metadata besides the keys, and small arrays that the format keeps beside the weights (factors of rotation)."""
     gguf_name: str = ""
     """general.architecture; "": as model_type."""
@@ -88,6 +96,11 @@ class Architecture:
     def gguf(self) -> str:
         """What GGUF files call it."""
         return self.gguf_name or self.model_type
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether it reads texts and writes none."""
+        return issubclass(self.config, EncoderConfig)
 
 
 class Source(NamedTuple):
@@ -128,7 +141,8 @@ class Source(NamedTuple):
     def stores(self, canonical: str) -> bool:
         """Whether the checkpoint has this array (of the first block, where every block has one)."""
         arrays = self.checkpoint.arrays
-        return stored_names(self.arch.layouts[self.checkpoint.format], arrays)[canonical].replace("{i}", "0") in arrays
+        stored = stored_names(self.arch.layouts[self.checkpoint.format], arrays).get(canonical)
+        return stored is not None and stored.replace("{i}", "0") in arrays
 
 
 def stored_names(layout: Layout, arrays: Mapping[str, Any]) -> dict[str, str]:
@@ -137,7 +151,11 @@ def stored_names(layout: Layout, arrays: Mapping[str, Any]) -> dict[str, str]:
         (p for p in layout.prefixes if any(p + stored.replace("{i}", "0") in arrays for stored in layout.names)),
         layout.prefixes[0] if layout.prefixes else "",
     )
-    return {name: stored if name == "head" else prefix + stored for stored, name in layout.names.items()}
+    full = {name: stored if name in layout.bare else prefix + stored for stored, name in layout.names.items()}
+    for new, old in layout.older.items():
+        before = {name: stored.removesuffix(new) + old for name, stored in full.items() if stored.endswith(new)}
+        full.update({name: stored for name, stored in before.items() if stored.replace("{i}", "0") in arrays})
+    return full
 
 
 def read_config(source: Source) -> DecoderConfig:
@@ -156,7 +174,7 @@ def read_config(source: Source) -> DecoderConfig:
         if not 1 <= source.n_ctx <= most:
             raise OptionError(f"n_ctx must be from 1 to {most}, the context window of this model: got {source.n_ctx}")
         values["n_ctx"] = source.n_ctx
-    return _checked(DecoderConfig(**values), source.path)
+    return _checked(source.arch.config(**values), source.path)
 
 
 def _default(source: Source, key: Key, values: Values) -> Any:

@@ -1,4 +1,5 @@
-"""Which architecture a checkpoint is, and the decoder built from it. In: a Checkpoint, its configuration, ops. Out: a Decoder.
+"""Which architecture a checkpoint is, and the model built from it. In: a Checkpoint, its configuration, ops. Out: a Decoder
+or a BidirectionalEncoder.
 
 To add one: a file named after its `model_type` that ends in ARCHITECTURE, and its name here.
 """
@@ -7,26 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from fanlight.checkpoints.arrays import Checkpoint
 from fanlight.errors import CheckpointError
 from fanlight.kernels.ops import Ops
 from fanlight.models.architecture import Architecture, Source, read_config
 from fanlight.models.base import Decoder
+from fanlight.models.encoder import BidirectionalEncoder
 from fanlight.models.weights import LoadReport, Weights
 
 MODEL_TYPES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
 """config.json's model_type; the architecture's file has the same name."""
 
-GGUF_TYPES = {name: name for name in ("gpt2", "llama", "qwen2", "qwen3", "smollm3")}
+ENCODERS = ("bert",)
+"""model_type of those that read texts and write none."""
+
+GGUF_TYPES = {name: name for name in ("gpt2", "llama", "qwen2", "qwen3", "smollm3", *ENCODERS)}
 """general.architecture -> model_type."""
 
 
 def find_architecture(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Architecture:
     """The architecture of a checkpoint. Errors: CheckpointError, which lists what there is."""
     gguf = checkpoint.format == "gguf"
-    key, known = ("general.architecture", GGUF_TYPES) if gguf else ("model_type", {name: name for name in MODEL_TYPES})
+    key, known = (
+        ("general.architecture", GGUF_TYPES)
+        if gguf
+        else ("model_type", {name: name for name in MODEL_TYPES + ENCODERS})
+    )
     kind = config.get(key)
     if not isinstance(kind, str) or kind not in known:
         raise CheckpointError(
@@ -51,6 +60,29 @@ def build_decoder(
 ) -> tuple[Decoder, LoadReport]:
     """config: GGUF metadata, or the content of config.json. Errors: CheckpointError, OptionError."""
     arch = find_architecture(checkpoint, config)
-    sizes = read_config(Source(arch, checkpoint, config, n_ctx))
+    if arch.is_encoder:
+        raise CheckpointError(
+            f"{checkpoint.path}: {arch.model_type} is an encoder, which reads texts and writes none; use fanlight.load_encoder"
+        )
+    model, report = _build(Source(arch, checkpoint, config, n_ctx), ops, quantize)
+    return cast("Decoder", model), report
+
+
+def build_encoder(
+    checkpoint: Checkpoint, config: Mapping[str, Any], ops: Ops
+) -> tuple[BidirectionalEncoder, LoadReport]:
+    """config: GGUF metadata, or the content of config.json. Errors: CheckpointError."""
+    arch = find_architecture(checkpoint, config)
+    if not arch.is_encoder:
+        raise CheckpointError(
+            f"{checkpoint.path}: {arch.model_type} is a decoder, which writes texts; use fanlight.load"
+        )
+    model, report = _build(Source(arch, checkpoint, config), ops, None)
+    return cast("BidirectionalEncoder", model), report
+
+
+def _build(source: Source, ops: Ops, quantize: str | None) -> tuple[Decoder | BidirectionalEncoder, LoadReport]:
+    arch, checkpoint = source.arch, source.checkpoint
+    sizes = read_config(source)
     weights = Weights(checkpoint, arch.layouts[checkpoint.format], sizes, ops, quantize)
     return arch.build(sizes, weights), weights.finish()
