@@ -22,13 +22,14 @@ from fanlight.engine.request import checked_ids, seed_of
 from fanlight.errors import ContextOverflow, FanlightError, OptionError
 from fanlight.kernels import load_ops, slow_notice
 from fanlight.kernels.ops import Tensor
-from fanlight.loading import Loaded, load_parts
+from fanlight.loading import Loaded, LoadOptions, load_parts
 from fanlight.text.stream import Detokenizer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from fanlight.decoding.defaults import ModelDefaults
     from fanlight.models.base import Decoder
     from fanlight.text.tokenizer import AnyTokenizer
     from fanlight.trace.records import StepRecord
@@ -195,12 +196,23 @@ class Model:
         notes = [notice] if notice else []
         if unread:
             notes.append(f"the file has tensors that this architecture does not use: {', '.join(unread[:5])}{more}")
-        return tuple(notes)
+        return tuple(notes) + self.defaults.notes()
+
+    @property
+    def defaults(self) -> ModelDefaults:
+        """The settings that the model comes with (generation_config.json), which count where a caller says nothing."""
+        return self._parts.defaults
+
+    def settings(self, **options: Any) -> GenerationConfig:
+        """A GenerationConfig with the model's own defaults, and these options over them. Errors: OptionError."""
+        return GenerationConfig.from_options({**self.defaults.values, **options})
 
     # -- generating ---------------------------------------------------------------------------------------------------
 
     def generate(self, prompt: Prompt, config: GenerationConfig | None = None, **options: Any) -> Generation:
-        """Continue a text (or ids). Options are those of GenerationConfig; given with a config, they change it.
+        """Continue a text (or ids). Options are those of GenerationConfig, over the model's own defaults.
+
+        A config counts as it stands, without the model's defaults; options given with it change it.
 
         Errors: OptionError, ContextOverflow (the prompt is longer than the window), NumericError.
         """
@@ -327,7 +339,7 @@ class Model:
 
     def _config(self, config: GenerationConfig | None, options: Mapping[str, Any]) -> GenerationConfig:
         if config is None:
-            return GenerationConfig.from_options(options)
+            return self.settings(**options)
         if not isinstance(config, GenerationConfig):
             raise OptionError(f"config must be a GenerationConfig, or options by name: got {config!r:.80}")
         return config.replace(**options) if options else config
@@ -419,16 +431,23 @@ class Stream(Iterator[Step]):
 
 
 def load(
-    name: str | os.PathLike[str] | None = None, *, threads: int | None = None, kernels: str | None = None
+    name: str | os.PathLike[str] | None = None,
+    *,
+    threads: int | None = None,
+    kernels: str | None = None,
+    quantize: str | None = None,
+    n_ctx: int | None = None,
 ) -> Model:
     """A model from a .gguf file or a Hugging Face folder; None: FANLIGHT_MODEL, else the installed default model.
 
     threads: how many the kernels use, in this process; None: FANLIGHT_THREADS, else all cores. kernels: "native" or
-    "reference". Errors: ModelNotFound, CheckpointError, TokenizerError, OptionError.
+    "reference". quantize: the type that float matrices become on the way in, "q8_0" or "q4_1"; None: they stay. n_ctx: the
+    context window, up to the model's own. Errors: ModelNotFound, CheckpointError, TokenizerError, OptionError.
     """
+    options = LoadOptions(quantize=quantize, n_ctx=n_ctx)
     ops = load_ops(kernels)
     if threads is not None:
         if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 256:
             raise OptionError(f"threads must be an integer from 1 to 256: got {threads!r}")
         ops.set_threads(threads)
-    return Model(load_parts(name, ops))
+    return Model(load_parts(name, ops, options))

@@ -6,14 +6,16 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from fanlight.checkpoints.arrays import Checkpoint
 from fanlight.checkpoints.files import shown
-from fanlight.errors import CheckpointError, ModelNotFound, TokenizerError
+from fanlight.decoding.defaults import ModelDefaults, defaults_from_gguf, defaults_from_hf
+from fanlight.errors import CheckpointError, ModelNotFound, OptionError, TokenizerError
+from fanlight.kernels import QUANTIZE
 from fanlight.kernels.ops import Ops
 from fanlight.models.base import Decoder
 from fanlight.models.registry import build_decoder
@@ -33,6 +35,25 @@ class Loaded:
     decoder: Decoder
     tokenizer: AnyTokenizer
     report: LoadReport
+    defaults: ModelDefaults = field(default_factory=ModelDefaults)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """How to load, rather than what. Raises OptionError, which names the option, its range and the value."""
+
+    quantize: str | None = None
+    """The type that float matrices become: "q8_0", "q4_1". None: they stay."""
+    n_ctx: int | None = None
+    """The context window, up to the model's. None: the model's (of rotations with two ranges, the shorter)."""
+
+    def __post_init__(self) -> None:
+        if self.quantize is not None and self.quantize not in QUANTIZE:
+            raise OptionError(f"quantize is {self.quantize!r:.80}; it can be {' or '.join(QUANTIZE)}, or None")
+        if self.n_ctx is not None and (
+            isinstance(self.n_ctx, bool) or not isinstance(self.n_ctx, int) or self.n_ctx < 1
+        ):
+            raise OptionError(f"n_ctx must be a whole number from 1: got {self.n_ctx!r:.80}")
 
 
 def find_model(name: str | os.PathLike[str] | None = None) -> Path:
@@ -62,21 +83,23 @@ def _default_file() -> Path:
     raise ModelNotFound(f"no model is installed; get the default one with: {GET_DEFAULT}")
 
 
-def load_parts(name: str | os.PathLike[str] | None, ops: Ops) -> Loaded:
-    """Read the model of this name or path. Errors: ModelNotFound, CheckpointError, TokenizerError."""
+def load_parts(name: str | os.PathLike[str] | None, ops: Ops, options: LoadOptions | None = None) -> Loaded:
+    """Read the model of this name or path. Errors: ModelNotFound, CheckpointError, TokenizerError, OptionError."""
     path = find_model(name)
+    how = options or LoadOptions()
     try:
-        return _load_folder(path, ops) if path.is_dir() else _load_gguf(path, ops)
+        return _load_folder(path, ops, how) if path.is_dir() else _load_gguf(path, ops, how)
     finally:
         ops.finish_packing()  # it reads the file's pages
 
 
-def _load_gguf(path: Path, ops: Ops) -> Loaded:
+def _load_gguf(path: Path, ops: Ops, how: LoadOptions) -> Loaded:
     from fanlight.checkpoints.gguf import open_gguf
 
     checkpoint = open_gguf(path)
-    decoder, report = build_decoder(checkpoint, checkpoint.metadata, ops)
-    return _joined(path, decoder, _gguf_tokenizer(path, checkpoint.metadata), report)  # while native code packs weights
+    decoder, report = build_decoder(checkpoint, checkpoint.metadata, ops, quantize=how.quantize, n_ctx=how.n_ctx)
+    tokenizer = _gguf_tokenizer(path, checkpoint.metadata)  # while native code packs weights
+    return _joined(path, decoder, tokenizer, report, defaults_from_gguf(checkpoint.metadata, str(path)))
 
 
 def _gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -86,13 +109,19 @@ def _gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
         raise TokenizerError(f"{path}: {error}") from error
 
 
-def _load_folder(path: Path, ops: Ops) -> Loaded:
+def _load_folder(path: Path, ops: Ops, how: LoadOptions) -> Loaded:
     from fanlight.checkpoints.safetensors import open_folder
 
     config = read_json(path / "config.json")
     checkpoint: Checkpoint = open_folder(path)
-    decoder, report = build_decoder(checkpoint, config, ops)
-    return _joined(path, decoder, Tokenizer.from_folder(path, n_vocab=_vocabulary_size(config)), report)
+    decoder, report = build_decoder(checkpoint, config, ops, quantize=how.quantize, n_ctx=how.n_ctx)
+    tokenizer = Tokenizer.from_folder(path, n_vocab=_vocabulary_size(config))
+    return _joined(path, decoder, tokenizer, report, _folder_defaults(path, decoder.config.n_ctx))
+
+
+def _folder_defaults(path: Path, n_ctx: int) -> ModelDefaults:
+    file = path / "generation_config.json"
+    return defaults_from_hf(read_json(file), str(file), n_ctx) if file.is_file() else ModelDefaults()
 
 
 def _vocabulary_size(config: Mapping[str, Any]) -> int | None:
@@ -100,7 +129,9 @@ def _vocabulary_size(config: Mapping[str, Any]) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _joined(path: Path, decoder: Decoder, tokenizer: AnyTokenizer, report: LoadReport) -> Loaded:
+def _joined(
+    path: Path, decoder: Decoder, tokenizer: AnyTokenizer, report: LoadReport, defaults: ModelDefaults
+) -> Loaded:
     if tokenizer.n_vocab > decoder.config.n_vocab:
         raise CheckpointError(
             f"{path}: the tokenizer has {tokenizer.n_vocab} tokens, the model's vocabulary {decoder.config.n_vocab}; "
@@ -109,7 +140,7 @@ def _joined(path: Path, decoder: Decoder, tokenizer: AnyTokenizer, report: LoadR
     report.model_type = decoder.config.model_type
     whole = Path(os.path.abspath(path))  # "." has no name; a link keeps its own
     name = whole.stem if path.is_file() else whole.name
-    return Loaded(name=name, decoder=decoder, tokenizer=tokenizer, report=report)
+    return Loaded(name=name, decoder=decoder, tokenizer=tokenizer, report=report, defaults=defaults)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fanlight.cli.options import Option
 from fanlight.cli.output import COLORS, Output
 from fanlight.decoding.config import GenerationConfig
-from fanlight.kernels import KINDS
+from fanlight.kernels import KINDS, QUANTIZE
 
 if TYPE_CHECKING:
     from fanlight.api import Model
@@ -60,6 +60,8 @@ MODEL_OPTIONS = (
         "the C++ kernels, or their NumPy twins, which are far slower (default: native where it was built)",
         choices=KINDS,
     ),
+    Option("quantize", "store float weights in fewer bits: smaller, faster, a little less exact", choices=QUANTIZE),
+    Option("n_ctx", "a shorter context window; of Phi-3's long models, a longer one", kind="int", metavar="N"),
 )
 COLOR = Option(
     "color", "colour on standard output; NO_COLOR and FORCE_COLOR are heeded", choices=COLORS, default="auto"
@@ -96,10 +98,19 @@ def _default(value: object) -> str:
     return "" if value is None or value == () else str(value)
 
 
-def make_config(values: Mapping[str, Any], **defaults: Any) -> GenerationConfig:
-    """The settings among a command's values, over the command's own defaults. Errors: OptionError."""
+def make_config(values: Mapping[str, Any], model: Model | None = None, **defaults: Any) -> GenerationConfig:
+    """The settings among a command's values, over the model's defaults, over the command's own. Errors: OptionError."""
     given = {field.name: values[field.name] for field in fields(GenerationConfig) if field.name in values}
-    return GenerationConfig.from_options({**defaults, **given})
+    return GenerationConfig.from_options({**defaults, **(model.defaults.values if model else {}), **given})
+
+
+def say_defaults(values: Mapping[str, Any], model: Model, output: Output) -> None:
+    """Which settings are the model's own wish."""
+    own = [f"{name} {value}" for name, value in model.defaults.values.items() if name not in values]
+    if own:
+        output.note(f"the model's own settings: {', '.join(own)} ({model.defaults.origin})")
+    for note in model.defaults.notes():
+        output.note(note)
 
 
 def say_notes(config: GenerationConfig, output: Output) -> None:
@@ -113,7 +124,9 @@ def load_model(values: Mapping[str, Any], output: Output) -> Model:
     from fanlight.api import load
     from fanlight.kernels import slow_notice
 
-    model = load(values.get("model"), threads=values.get("threads"), kernels=values.get("kernels"))
+    model = load(
+        values.get("model"), **{name: values.get(name) for name in ("threads", "kernels", "quantize", "n_ctx")}
+    )
     notice = None if values.get("kernels") == "reference" else slow_notice(model.decoder.ops)
     if notice:
         output.note(notice)
