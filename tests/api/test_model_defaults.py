@@ -41,7 +41,7 @@ def test_what_is_not_applied_is_in_the_notes(folder: Path) -> None:
 
 def test_a_damaged_file_is_refused(folder: Path) -> None:
     (folder / "generation_config.json").write_text('{"temperature": -3}')
-    with pytest.raises(CheckpointError, match="generation_config.json: temperature"):
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: temperature"):
         fanlight.load(folder)
 
 

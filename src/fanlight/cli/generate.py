@@ -38,7 +38,7 @@ def run(values: dict[str, Any], words: list[str], output: Output) -> int:
         raise OptionError("--explain and --json exclude each other; --json holds all that --explain shows")
     if explains and values.get("candidates") == 0:
         raise OptionError("--explain shows candidates: --candidates must be at least 1 with it")
-    defaults = {"candidates": EXPLAINED} if explains else {} if as_json else {"candidates": 0}
+    defaults: dict[str, Any] = {"candidates": EXPLAINED} if explains else {} if as_json else {"candidates": 0}
     make_config(values, **defaults)  # a mistake shows before the model is read
     prompt = read_prompt(words, output, USAGE)
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The settings that a model comes with. In: generation_config.json, or GGUF metadata. Out: options that Fanlight knows. Reads no file.
+"""The settings that a model comes with. In: generation_config.json, or GGUF metadata. Out: options known here. Reads no file.
 
 A model's makers often say how it is meant to be sampled. What they say counts where a caller says nothing; what Fanlight has no
 option for is named, not dropped.
