@@ -29,6 +29,7 @@ def loaded_after(run_in_tree: Run, statement: str) -> list[str]:
         "import fanlight.cli.main",
         "from fanlight.cli.main import main; assert main(['--help']) == 0",
         "from fanlight.cli.main import main; assert main(['generate', '--help']) == 0",
+        "from fanlight.models.hf import installed; assert installed()",
         "from fanlight import GenerationConfig; GenerationConfig(max_new_tokens=3)",
     ],
 )
