@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -53,6 +55,13 @@ class Repo:
         return sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def server_bind(self) -> None:  # HTTPServer's asks the network for the name of this machine
+        TCPServer.server_bind(self)
+
+
 class FakeHub:
     """Use it as a context; `url` is what HF_ENDPOINT is set to."""
 
@@ -63,6 +72,9 @@ class FakeHub:
         self.breaks: dict[str, list[int]] = {}
         """File -> after how many bytes each next answer breaks off."""
         self.always_breaks: dict[str, int] = {}
+        self.stalls: dict[str, int] = {}
+        """File -> after how many bytes the answer goes silent, until the hub ends."""
+        self.stalled, self.ended = threading.Event(), threading.Event()
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
         """A part of a path -> (status, headers, body) instead of the true answer."""
         self.lists_hashes = True
@@ -71,8 +83,7 @@ class FakeHub:
         """If set, gated repositories are open to it."""
         self.redirects_to = ""
         """Where GET of a large file is sent: "localhost" is another host than 127.0.0.1."""
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
 
     @property
@@ -90,6 +101,7 @@ class FakeHub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.ended.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -107,6 +119,7 @@ class FakeHub:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # 40 ms an answer
 
             def do_GET(self) -> None:
                 _Answer(hub, self).give()
@@ -135,7 +148,11 @@ class _Answer:
                 return self._send(status, headers, body)
         path = parts.path.strip("/")
         if path.startswith("api/models/"):
-            repo, _, revision = path.removeprefix("api/models/").partition("/revision/")
+            asked = path.removeprefix("api/models/")
+            if "/tree/" in asked:
+                repo, _, revision = asked.partition("/tree/")
+                return self._tree(repo, unquote(revision))
+            repo, _, revision = asked.partition("/revision/")
             return self._list(repo, unquote(revision) or "main", "blobs" in parse_qs(parts.query))
         repo, _, rest = path.partition("/resolve/")
         revision, _, file = rest.partition("/")
@@ -160,6 +177,17 @@ class _Answer:
         siblings += [{"rfilename": file, "size": 1, "blobId": "0" * 40} for file in repo.extra_names]
         body = {"id": name, "sha": repo.commit, "private": False, "siblings": siblings, **repo.listing}
         self._send(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
+
+    def _tree(self, name: str, revision: str) -> None:
+        repo = self._hub.repos[name]
+        assert revision == repo.commit
+        entries: list[dict[str, Any]] = []
+        for file, data in repo.files.items():
+            entry: dict[str, Any] = {"type": "file", "path": file, "size": len(data), "oid": repo.etag(file)[:40]}
+            if file.endswith(repo.large):
+                entry["lfs"] = {"oid": repo.etag(file), "size": len(data), "pointerSize": 130}
+            entries.append(entry)
+        self._send(200, {"Content-Type": "application/json"}, json.dumps(entries).encode())
 
     def _file(self, name: str, revision: str, file: str) -> None:
         repo = self._hub.repos.get(name)
@@ -187,7 +215,15 @@ class _Answer:
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         breaks = self._hub.breaks.get(file)
         limit = breaks.pop(0) if breaks and self._request.command == "GET" else self._hub.always_breaks.get(file)
-        self._send(status, headers, data[start:], limit)
+        if file in self._hub.stalls and self._request.command == "GET":
+            self._send(
+                status, headers | {"Content-Length": str(len(data) - start)}, data[start : self._hub.stalls[file]]
+            )
+            self._hub.stalled.set()
+            self._hub.ended.wait()
+            self._request.close_connection = True
+        else:
+            self._send(status, headers, data[start:], limit)
 
     def _refuse(self, status: int, code: str) -> None:
         self._send(status, {"X-Error-Code": code} if code else {}, b"")
@@ -195,10 +231,12 @@ class _Answer:
     def _send(self, status: int, headers: dict[str, str], body: bytes, limit: int | None = None) -> None:
         request = self._request
         request.send_response(status)
-        for key, value in ({"Content-Length": str(len(body))} | headers).items():
+        length = {} if "Transfer-Encoding" in headers else {"Content-Length": str(len(body))}
+        for key, value in (length | headers).items():
             request.send_header(key, value)
         request.end_headers()
         if request.command != "HEAD":
-            request.wfile.write(body if limit is None else body[:limit])
+            with suppress(ConnectionError):  # who asked may have heard enough
+                request.wfile.write(body if limit is None else body[:limit])
         if limit is not None:
             request.close_connection = True

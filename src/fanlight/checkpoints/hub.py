@@ -94,7 +94,7 @@ def _note_revision(name: HubName, commit: str) -> None:
 def _shard_names(index: Path, listing: _Listing) -> list[str]:
     try:
         names = shards(index)
-    except OptionError as error:
+    except CheckpointError as error:
         raise CheckpointError(f"{listing.name}: {error}; the repository is damaged, choose another") from None
     for shard in names:
         if shard not in listing.names or not shard.endswith(".safetensors"):

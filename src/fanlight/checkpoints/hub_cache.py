@@ -27,7 +27,7 @@ from fanlight.checkpoints.hub_names import (
     pick_gguf,
 )
 from fanlight.checkpoints.safetensors import INDEX, MAX_HEADER_BYTES, ONE_FILE
-from fanlight.errors import OptionError
+from fanlight.errors import CheckpointError
 
 PREFIX = "models--"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -93,19 +93,19 @@ def is_complete(folder: Path) -> bool:
         return True
     try:
         return all((folder / name).is_file() for name in shards(folder / INDEX))
-    except OptionError:
+    except CheckpointError:
         return False
 
 
 def shards(index: Path) -> list[str]:
-    """The files that an index names, in order. Errors: OptionError for an index that is missing or no index."""
+    """The files that an index names, in order. Errors: CheckpointError for an index that is missing or no index."""
     names: set[object] = set()
-    with suppress(OSError, ValueError, RecursionError, AttributeError, TypeError):
+    with suppress(OSError, ValueError, RecursionError, AttributeError, TypeError, KeyError):
         if index.stat().st_size <= MAX_HEADER_BYTES:
             names = set(json.loads(index.read_bytes())["weight_map"].values())
     texts = sorted(name for name in names if isinstance(name, str) and is_safe(name) and "/" not in name)
     if not texts or len(texts) < len(names):
-        raise OptionError(f"{index}: expected 'weight_map' with names of files of the same folder")
+        raise CheckpointError(f"{index}: expected 'weight_map' with names of files of the same folder")
     return texts
 
 

@@ -165,7 +165,7 @@ def _refuse_split(file: str, wanted: HubName) -> None:
 def _nothing_to_read(names: list[str]) -> str:
     """Why a repository cannot be used, and what to do."""
     weights = [name for name in names if name.endswith((*PICKLED, *OTHER_WEIGHTS))]
-    if any(name.endswith((ONE_FILE, INDEX)) and "/" not in name for name in names):
+    if ONE_FILE in names or INDEX in names:
         return (
             f"the repository has weights but no {CONFIG}, expected both; it is not a model that can be read by itself"
         )

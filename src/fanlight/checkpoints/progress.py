@@ -9,7 +9,8 @@ from typing import TextIO
 
 REDRAW_SECONDS = 0.1
 BAR_CELLS = 24
-MIN_SECONDS_FOR_RATE = 0.5
+MIN_SECONDS_FOR_RATE, MIN_BYTES_FOR_RATE = 0.5, 100_000
+DEFAULT_COLUMNS = 80
 
 
 class ProgressLine:
@@ -42,7 +43,8 @@ class ProgressLine:
         """The line, no wider than the terminal."""
         share = done / total if total > 0 else 0.0
         filled = min(BAR_CELLS, int(share * BAR_CELLS))
-        rate = (done - self._first) / seconds if seconds > MIN_SECONDS_FOR_RATE else 0.0
+        arrived = done - self._first
+        rate = arrived / seconds if seconds > MIN_SECONDS_FOR_RATE and arrived > MIN_BYTES_FOR_RATE else 0.0
         left = f", {_clock((total - done) / rate)} left" if rate > 0 else ""
         speed = f"  {rate / 1e6:.1f} MB/s{left}" if rate > 0 else ""
         line = f"{self._name} [{'#' * filled}{'-' * (BAR_CELLS - filled)}] {done / 1e6:.1f} of {total / 1e6:.1f} MB{speed}  {file}"
@@ -51,9 +53,9 @@ class ProgressLine:
 
     def _columns(self) -> int:
         try:
-            return max(20, os.get_terminal_size(self._terminal.fileno()).columns)
+            return max(20, os.get_terminal_size(self._terminal.fileno()).columns or DEFAULT_COLUMNS)
         except (OSError, ValueError):
-            return 80
+            return DEFAULT_COLUMNS
 
     def _say(self, text: str) -> None:
         try:

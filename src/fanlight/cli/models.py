@@ -41,7 +41,7 @@ def _row(known: Known) -> Row:
     try:
         sizes, problem = footprint(known.path), ""
     except (CheckpointError, OSError) as error:
-        sizes, problem = None, str(error)
+        sizes, problem = None, str(error).removeprefix(f"{known.path}: ")
     if not known.is_complete:
         problem = f"incomplete: fanlight pull {known.name}"
     return Row(known, sizes, problem)
@@ -127,8 +127,9 @@ def _as_json(rows: list[Row], output: Output) -> None:
 COMMAND = Command(
     usage=USAGE,
     about="""\
-List the models that are here: FANLIGHT_MODEL, installed packages, and the hub's cache; where each comes from, its size on disk,
-and an estimate of its memory: the weights, and the keys and values of a full window. No weights are read, no network is asked.""",
+List the models that are here: FANLIGHT_MODEL, installed packages, and the hub's cache, with their sizes on disk and
+an estimate of what they take in memory: the weights, and the keys and values of a full window. No weights are read,
+no network is asked.""",
     groups=(("what to print", (Option("json", "one JSON object; sizes in bytes", kind="flag"),)),),
     run=run,
     max_words=0,

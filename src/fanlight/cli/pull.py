@@ -81,11 +81,12 @@ COMMAND = Command(
     about="""\
 Fetch a model from the hub, or bring a cached one up to date, and print where it lies.
 
-NAME is gpt2-medium, org/name, org/name@revision, or for GGUF files org/name:FILE.gguf or org/name:Q4_K_M. Only what Fanlight
-reads is fetched: configuration, tokenizer, safetensors or one GGUF file. A fetch that was interrupted goes on where it stopped.
+NAME is gpt2-medium, org/name, org/name@revision, or for GGUF files org/name:FILE.gguf or org/name:Q4_K_M. Only what
+Fanlight reads is fetched: configuration, tokenizer, safetensors or one GGUF file. A fetch that was interrupted goes on
+where it stopped.
 
-HF_HOME or HF_HUB_CACHE say where the cache lies, HF_ENDPOINT which hub is asked, HF_TOKEN who asks, HF_HUB_OFFLINE=1 forbids
-the network.""",
+HF_HOME or HF_HUB_CACHE say where the cache lies, HF_ENDPOINT which hub is asked, HF_TOKEN who asks; HF_HUB_OFFLINE=1
+forbids the network.""",
     groups=(("what to print", (Option("json", "one JSON object; no progress", kind="flag"),)),),
     run=run,
 )
