@@ -10,10 +10,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fanlight.checkpoints.files import shown
 from fanlight.checkpoints.hub_cache import (
@@ -39,16 +38,14 @@ DEFAULT_CACHED = HubName("HuggingFaceTB/SmolLM2-135M-Instruct")
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """Where a model lies, and what it is called."""
 
     name: str
     path: Path
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class Known(NamedTuple):
     """A model that is there."""
 
     name: str
@@ -219,7 +216,7 @@ def known_models() -> list[Known]:
     for model in cached_models():
         found.append(Known(name=str(model.name), place="cache", path=model.path, is_complete=model.is_complete))
     default = _default_among(found, given)
-    return [replace(known, is_default=True) if known is default else known for known in found]
+    return [known._replace(is_default=True) if known is default else known for known in found]
 
 
 def _default_among(found: list[Known], given: str | None) -> Known | None:
