@@ -18,7 +18,7 @@ from fanlight.checkpoints.arrays import Array, Checkpoint
 from fanlight.checkpoints.writing import Entry, whole_file, write_gguf, write_safetensors
 from fanlight.decoding.defaults import ModelDefaults
 from fanlight.errors import CheckpointError, OptionError
-from fanlight.loading import open_parts
+from fanlight.loading import open_model
 from fanlight.models.architecture import (
     GGUF,
     SAFETENSORS,
@@ -33,6 +33,7 @@ from fanlight.models.architecture import (
 from fanlight.models.base import DecoderConfig
 from fanlight.models.registry import find_architecture
 from fanlight.models.weights import short
+from fanlight.sources import find_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +63,9 @@ class ExportReport:
     notes: tuple[str, ...] = field(default=())
 
 
-def export(model: str | os.PathLike[str] | None, target: str | os.PathLike[str], *, dtype: str | None = None) -> ExportReport:
+def export(
+    model: str | os.PathLike[str] | None, target: str | os.PathLike[str], *, dtype: str | None = None
+) -> ExportReport:
     """Write the model of this name or path to `target`: a GGUF file if the name ends in .gguf, else a Hugging Face folder.
 
     dtype: "f32", "f16", "bf16", and for GGUF "q8_0", "q4_1", "q4_0"; None keeps each array's type where the target has it
@@ -72,16 +75,20 @@ def export(model: str | os.PathLike[str] | None, target: str | os.PathLike[str],
     to_gguf = os.fspath(target).endswith(".gguf")
     known = GGUF_TYPES if to_gguf else FOLDER_TYPES
     if dtype is not None and dtype not in known:
-        raise OptionError(f"dtype is {dtype!r:.40}; a {'GGUF file' if to_gguf else 'folder'} can have {', '.join(known)}")
-    parts = open_parts(model)
+        raise OptionError(
+            f"dtype is {dtype!r:.40}; a {'GGUF file' if to_gguf else 'folder'} can have {', '.join(known)}"
+        )
+    parts = open_model(find_model(model))
     arch = find_architecture(parts.checkpoint, parts.config)
     layout = arch.layouts.get(GGUF if to_gguf else SAFETENSORS)
     if layout is None:
         raise CheckpointError(f"{parts.checkpoint.path}: GGUF has no form for {arch.model_type}; export it as a folder")
     sizes = read_config(Source(arch, parts.checkpoint, parts.config))
-    job = _Job(arch, sizes, parts.checkpoint, arch.layouts[parts.checkpoint.format], layout, dtype and dtype.upper(), to_gguf)
+    job = _Job(
+        arch, sizes, parts.checkpoint, arch.layouts[parts.checkpoint.format], layout, dtype and dtype.upper(), to_gguf
+    )
     write = _write_file if to_gguf else _write_folder
-    return write(Path(target), job, parts.tokenizer, parts.defaults)
+    return write(Path(target), job, parts.tokenizer(), parts.defaults(sizes.n_ctx))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +111,9 @@ class _Job:
             i = name.split(".")[1] if name.startswith("blocks.") else ""
             general = name.replace(f"blocks.{i}.", "blocks.{i}.", 1)
             if general not in target_names:
-                raise CheckpointError(f"{self.checkpoint.path}: tensor {stored!r} has no name in the other format; it cannot be exported")
+                raise CheckpointError(
+                    f"{self.checkpoint.path}: tensor {stored!r} has no name in the other format; it cannot be exported"
+                )
             there = target_names[general].replace("{i}", i)
             array = self.checkpoint.arrays[stored]
             yield self._entry(short(name), there if name == "head" else prefix + there, array)
@@ -190,7 +199,12 @@ def _write_file(path: Path, job: _Job, tokenizer: Tokenizer, defaults: ModelDefa
     dtypes = _bytes_by_type(entries)
     most = max(dtypes, key=lambda dtype: dtypes[dtype])
     general = {"general.name": path.stem, "general.file_type": FILE_TYPES.get(most), "general.quantization_version": 2}
-    metadata = {**config, **{k: v for k, v in general.items() if v is not None}, **_gguf_defaults(defaults), **to_gguf(tokenizer)}
+    metadata = {
+        **config,
+        **{k: v for k, v in general.items() if v is not None},
+        **_gguf_defaults(defaults),
+        **to_gguf(tokenizer),
+    }
     n_bytes = write_gguf(path, metadata, entries)
     return ExportReport(path=str(path), n_bytes=n_bytes, n_arrays=len(entries), dtypes=dtypes, notes=tuple(notes))
 
@@ -202,12 +216,17 @@ def _write_folder(path: Path, job: _Job, tokenizer: Tokenizer, defaults: ModelDe
     try:
         part.mkdir(parents=True)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error}); check the folder, its rights and space") from None
+        raise CheckpointError(
+            f"{path}: cannot be written ({error.strerror or error}); check the folder, its rights and space"
+        ) from None
     try:
         entries = list(job.entries())
         dtypes = _bytes_by_type(entries)
         most = max(dtypes, key=lambda dtype: dtypes[dtype])
-        config = {**write_hf_config(job.arch, job.config), "dtype": {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[most]}
+        config = {
+            **write_hf_config(job.arch, job.config),
+            "dtype": {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[most],
+        }
         special = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
         ends = list(tokenizer.eos_ids)
         special["eos_token_id"] = ends[0] if len(ends) == 1 else ends or None  # type: ignore[assignment]

@@ -105,7 +105,11 @@ def _hf(path: Path, ids: Sequence[int]) -> Theirs:
     if path.is_file():
         where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     safe = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
-    peer = _refusal("transformers", path, lambda: transformers.AutoModelForCausalLM.from_pretrained(**where, **safe, dtype=torch.float32))
+    peer = _refusal(
+        "transformers",
+        path,
+        lambda: transformers.AutoModelForCausalLM.from_pretrained(**where, **safe, dtype=torch.float32),
+    )
     with torch.no_grad():
         logits = peer.eval()(torch.tensor([list(ids)])).logits[0].float().numpy()
     return logits, f"transformers {transformers.__version__}, float32"
@@ -140,7 +144,12 @@ def _llama_logits(path: Path, ids: Sequence[int]) -> NDArray[np.float32]:
 
     def load() -> Any:
         return llama_cpp.Llama(
-            os.fspath(path), n_ctx=len(ids) + 1, n_batch=LLAMA_BATCH, logits_all=True, verbose=False, n_threads=os.cpu_count()
+            os.fspath(path),
+            n_ctx=len(ids) + 1,
+            n_batch=LLAMA_BATCH,
+            logits_all=True,
+            verbose=False,
+            n_threads=os.cpu_count(),
         )
 
     peer = _refusal("llama.cpp", path, load)

@@ -49,7 +49,11 @@ def write_safetensors(path: str | os.PathLike[str], entries: Sequence[Entry], me
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
     for entry in entries:
-        header[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [end, end + entry.n_bytes]}
+        header[entry.name] = {
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "data_offsets": [end, end + entry.n_bytes],
+        }
         end += entry.n_bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -95,7 +99,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(part, name)
     except OSError as error:
-        raise CheckpointError(f"{name}: cannot be written ({error.strerror or error}); check the folder, its rights and space") from None
+        raise CheckpointError(
+            f"{name}: cannot be written ({error.strerror or error}); check the folder, its rights and space"
+        ) from None
     finally:
         with suppress(OSError):
             os.unlink(part)

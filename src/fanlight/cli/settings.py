@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +51,9 @@ _KINDS = {
 MODEL_OPTIONS = (
     Option(
         "model",
-        "a .gguf file or a Hugging Face folder (default: FANLIGHT_MODEL, else the installed default model)",
-        metavar="PATH",
+        "a .gguf file, a Hugging Face folder, or a name on the hub: gpt2-medium, org/name, org/name@revision, org/name:FILE.gguf, "
+        "org/name:Q4_K_M (default: FANLIGHT_MODEL, else the installed default model)",
+        metavar="MODEL",
         short="m",
     ),
     Option("threads", "how many threads to use (default: FANLIGHT_THREADS, else all cores)", kind="int", metavar="N"),
@@ -61,8 +63,15 @@ MODEL_OPTIONS = (
         choices=KINDS,
     ),
     Option("quantize", "store float weights in fewer bits: smaller, faster, a little less exact", choices=QUANTIZE),
+    Option(
+        "backend",
+        "Fanlight's own code, or transformers (default: native where Fanlight knows the architecture)",
+        choices=("auto", "native", "hf"),
+    ),
+    Option("device", "where transformers computes, with --backend hf: cpu, cuda:0, mps", metavar="DEVICE"),
     Option("n_ctx", "a shorter context window; of Phi-3's long models, a longer one", kind="int", metavar="N"),
 )
+LOADING = ("threads", "kernels", "quantize", "backend", "device", "n_ctx")
 COLOR = Option(
     "color", "colour on standard output; NO_COLOR and FORCE_COLOR are heeded", choices=COLORS, default="auto"
 )
@@ -123,10 +132,11 @@ def load_model(values: Mapping[str, Any], output: Output) -> Model:
     """The model that the flags ask for; says if it will be slow. Errors: as `fanlight.load`."""
     from fanlight.api import load
     from fanlight.kernels import slow_notice
+    from fanlight.sources import without_progress
 
-    model = load(
-        values.get("model"), **{name: values.get(name) for name in ("threads", "kernels", "quantize", "n_ctx")}
-    )
+    how = {name: values[name] for name in LOADING if name in values}
+    with without_progress() if values.get("json") else nullcontext():
+        model = load(values.get("model"), **how)
     notice = None if values.get("kernels") == "reference" else slow_notice(model.decoder.ops)
     if notice:
         output.note(notice)

@@ -117,8 +117,6 @@ def config_of(model: Any, n_vocab: int) -> DecoderConfig:
     n_embd = int(first(0, "hidden_size", "n_embd", "d_model"))
     n_head = int(first(0, "num_attention_heads", "n_head", "n_heads"))
     n_kv_head = 1 if getattr(told, "multi_query", False) else n_head
-    rope = getattr(told, "rope_parameters", None)
-    theta = rope.get("rope_theta") if isinstance(rope, dict) else getattr(told, "rope_theta", None)
     head = model.get_output_embeddings()
     return DecoderConfig(
         model_type=str(model.config.model_type),
@@ -141,7 +139,6 @@ def config_of(model: Any, n_vocab: int) -> DecoderConfig:
             )
         ),
         norm_eps=float(first(0.0, "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")),
-        rope_theta=float(theta) if isinstance(theta, int | float) else None,
         tied_head=head is not None and head.weight is model.get_input_embeddings().weight,
     )
 
