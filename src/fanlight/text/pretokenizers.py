@@ -31,6 +31,7 @@ class PreTokenizer:
     stages: tuple[str, ...]
     ignore_merges: bool = False
     add_bos: bool = False
+    add_sep: bool = False
 
 
 GPT2_WORDS = "gpt2 words"  # contractions, letters, digits, other signs, each with one space before; white-space
