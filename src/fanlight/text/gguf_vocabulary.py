@@ -21,8 +21,8 @@ OTHER_KINDS = {
     "none": "no tokenizer",
     "no_vocab": "no tokenizer",
 }
-_STEMS = dict(bos="bos", eos="eos", eot="eot", eom="eom", unk="unknown", pad="padding", cls="cls", mask="mask")
-_STEMS["sep"] = "seperator"  # so the format spells it
+_STEMS = {name: name for name in ("bos", "eos", "eot", "eom", "cls", "mask")}
+_STEMS |= {"unk": "unknown", "pad": "padding", "sep": "seperator"}  # so the format spells it
 _MAX_TOKENS = 1 << 24
 _REQUIRED: Any = object()
 
