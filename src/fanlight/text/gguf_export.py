@@ -1,8 +1,9 @@
 """A tokenizer -> the `tokenizer.*` metadata of a GGUF file. Knows the keys; writes no file.
 
 The inverse of `gguf_vocabulary.py`, and checked against it: what the metadata is read as must find the same ids on
-`probes.py`, or a TokenizerError says that GGUF cannot hold this tokenizer. One loss is accepted: GGUF has no way to say
-that text is put in a Unicode normal form first (Qwen2's NFC).
+`probes.py`, or a TokenizerError says that GGUF cannot hold this tokenizer. Two losses are accepted, since llama.cpp has
+no way to say these things: that text is put in a Unicode normal form first (Qwen2's NFC), and that a space is put before
+it only where it begins with none (Metaspace) and not after special tokens too (its "first").
 """
 
 from __future__ import annotations
@@ -38,23 +39,21 @@ def to_gguf(tokenizer: Tokenizer) -> dict[str, Any]:
     metadata: dict[str, Any] = {f"tokenizer.ggml.{name}": value for name, value in keys.items()}
     if v.chat_template is not None:
         metadata["tokenizer.chat_template"] = v.chat_template
-    _check(tokenizer, metadata, normal_form=_has_normal_form(data))
+    _check(tokenizer, metadata, data)
     return metadata
 
 
-def _check(tokenizer: Tokenizer, metadata: dict[str, Any], normal_form: bool) -> None:
+def _check(tokenizer: Tokenizer, metadata: dict[str, Any], data: dict[str, Any]) -> None:
     import unicodedata
 
     read = Tokenizer.from_gguf(metadata)
+    shape = json.dumps([data["normalizer"], data["pre_tokenizer"]])
     for text in PROBES:
-        probe = unicodedata.normalize("NFC", text) if normal_form else text
+        probe = unicodedata.normalize("NFC", text) if '"type": "NFC"' in shape else text
+        probe = probe.lstrip(" ") if '"type": "Metaspace"' in shape else probe
         encode = (one.vocabulary.backend.ids(probe, parse_special=False) for one in (tokenizer, read))
         if len({tuple(ids) for ids in encode}) > 1:
             raise TokenizerError(f"GGUF cannot hold this tokenizer: read back, it would cut {probe!r} in another way")
-
-
-def _has_normal_form(data: dict[str, Any]) -> bool:
-    return '"type": "NFC"' in json.dumps(data["normalizer"])
 
 
 # -- each kind --------------------------------------------------------------------------------------------------------
@@ -175,6 +174,9 @@ def _tokens(v: Vocabulary) -> dict[str, Any]:
             continue
         tokens.append(piece)
         special = token in v.backend.special
+        if isinstance(v.backend, ScoredBpe) and not special and token not in v.raw_bytes:
+            types.append(NORMAL if piece in v.backend.scores else UNUSED)
+            continue
         unknown = token == v.unk_id and v.spelling.kind == "sentencepiece"
         types.append(UNKNOWN if unknown else CONTROL if special else BYTE if token in v.raw_bytes else NORMAL)
     for token, entry in v.backend.library().get_added_tokens_decoder().items():
