@@ -178,6 +178,7 @@ def from_sentencepiece(source: Source) -> Made:
         scores = dict(zip(model.pieces, model.scores, strict=True))
         backend: Backend = ScoredBpe(
             pieces,
+            ids,
             {piece: scores.get(piece, 0.0) for piece, kind in zip(pieces, kinds, strict=True) if kind in (1, 4)},
             special=special,
             words=words,

@@ -100,7 +100,7 @@ def _byte_level(keys: Keys, pieces: Pieces, unk_id: int | None) -> Built:
 
 
 def _sentencepiece_bpe(keys: Keys, pieces: Pieces, unk_id: int | None) -> Built:
-    pieces.ids()
+    ids = pieces.ids()
     prefix = keys.get("add_space_prefix", bool, True)
     scores = keys.scores(len(pieces.tokens))
     if pieces.types.count(NORMAL) == len(pieces.types):
@@ -112,6 +112,7 @@ def _sentencepiece_bpe(keys: Keys, pieces: Pieces, unk_id: int | None) -> Built:
     byte_tokens = {raw[0]: token for token, raw in pieces.raw_bytes.items()}
     backend = ScoredBpe(
         pieces.tokens,
+        ids,
         usable,
         special=pieces.control,
         words=pieces.user_defined,

@@ -36,6 +36,7 @@ class ScoredBpe:
     def __init__(
         self,
         pieces: Sequence[str],
+        ids: Mapping[str, int],
         scores: Mapping[str, float],
         *,
         special: Sequence[int],
@@ -46,13 +47,13 @@ class ScoredBpe:
         only_once: bool = False,
         normalizer: Normalizer | None = None,
     ) -> None:
-        """pieces: all, by id. scores: of those that text may be cut into.
+        """pieces: all, by id; ids: the same the other way round. scores: of those that text may be cut into.
 
         special: found only where asked for. words: found in text before anything else. byte_tokens: ids by byte.
         space_prefix: text begins with a space, after every special token too unless only_once. normalizer: of text.
         """
         self._texts = pieces
-        self._ids = {piece: token for token, piece in enumerate(pieces)}
+        self._ids = ids
         self._scores = scores
         self._bytes = dict(byte_tokens)
         self._unk_id, self._prefix, self._once, self._normalizer = unk_id, space_prefix, only_once, normalizer
