@@ -18,7 +18,19 @@ from text.vocabularies import KINDS, LINES
 
 pytestmark = pytest.mark.filterwarnings("ignore:this model's vocabulary cannot write")
 
-TEXTS = [*NASTY.values(), *LINES[:5], " leading", "  two leading", "trailing ", " ", "   ", "\n", "a", "</s><s>", "[SEP] [CLS]"]
+TEXTS = [
+    *NASTY.values(),
+    *LINES[:5],
+    " leading",
+    "  two leading",
+    "trailing ",
+    " ",
+    "   ",
+    "\n",
+    "a",
+    "</s><s>",
+    "[SEP] [CLS]",
+]
 MINILM = "minilm"
 LOSSLESS = ("llama2", "gemma", "gpt2", "qwen2")
 
@@ -138,7 +150,10 @@ def test_what_is_lost_otherwise_is_what_the_kind_throws_away(ours: dict[str, Tok
     # Unigram of T5: white-space is one space, none at the ends; compatibility forms are one (NFKC)
     assert ours["t5"].decode(ours["t5"].encode("  the\tquick \n \uff42rown "), skip_special=True) == "the quick brown"
     # WordPiece of uncased BERT: case, accents, white-space, spaces around signs
-    assert ours["bert"].decode(ours["bert"].encode("The  qu\u00edck\nfox ,brown"), skip_special=True) == "the quick fox, brown"
+    assert (
+        ours["bert"].decode(ours["bert"].encode("The  qu\u00edck\nfox ,brown"), skip_special=True)
+        == "the quick fox, brown"
+    )
 
 
 # -- out again --------------------------------------------------------------------------------------------------------
@@ -185,11 +200,20 @@ def test_gguf_metadata_says_what_it_should(ours: dict[str, Tokenizer]) -> None:
     models = {name: metadata["tokenizer.ggml.model"] for name, metadata in said.items()}
     assert models == {
         **dict.fromkeys(("llama2", "mistral", "gemma"), "llama"),
-        **{"t5": "t5", "bert": "bert", MINILM: "bert", "gpt2": "gpt2", "qwen2": "gpt2"},
+        "t5": "t5",
+        "bert": "bert",
+        MINILM: "bert",
+        "gpt2": "gpt2",
+        "qwen2": "gpt2",
     }
     assert (said["gpt2"]["tokenizer.ggml.pre"], said["qwen2"]["tokenizer.ggml.pre"]) == ("gpt-2", "qwen2")
     assert [said[k]["tokenizer.ggml.add_space_prefix"] for k in ("llama2", "gemma", "t5")] == [True, False, True]
-    assert [said[k]["tokenizer.ggml.add_bos_token"] for k in ("llama2", "gpt2", "t5", "bert")] == [True, False, False, True]
+    assert [said[k]["tokenizer.ggml.add_bos_token"] for k in ("llama2", "gpt2", "t5", "bert")] == [
+        True,
+        False,
+        False,
+        True,
+    ]
     assert said["t5"]["tokenizer.ggml.add_eos_token"]
     assert said["bert"]["tokenizer.ggml.tokens"][2:5] == ["[CLS]", "[SEP]", "[MASK]"]
     assert "\u2581the" in said["bert"]["tokenizer.ggml.tokens"]

@@ -36,15 +36,23 @@ def sentencepiece_model(**options: Any) -> bytes:
 
 
 _LLAMA = {
-    **{"model_type": "bpe", "byte_fallback": True, "normalization_rule_name": "identity"},
-    **{"remove_extra_whitespaces": False, "character_coverage": 0.98},
+    "model_type": "bpe",
+    "byte_fallback": True,
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+    "character_coverage": 0.98,
 }
 MODELS: dict[str, Json] = {
     "llama": _LLAMA,
     "gemma": {
         **_LLAMA,
-        **{"add_dummy_prefix": False, "user_defined_symbols": ["<mask>", SPACE * 2, SPACE * 4, "tokenizer"]},
-        **{"pad_id": 0, "eos_id": 1, "bos_id": 2, "unk_id": 3, "vocab_size": 701},
+        "add_dummy_prefix": False,
+        "user_defined_symbols": ["<mask>", SPACE * 2, SPACE * 4, "tokenizer"],
+        "pad_id": 0,
+        "eos_id": 1,
+        "bos_id": 2,
+        "unk_id": 3,
+        "vocab_size": 701,
     },
     "bpe": {"model_type": "bpe", "character_coverage": 0.98},
     "t5": {"model_type": "unigram", "character_coverage": 0.98, "pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1},

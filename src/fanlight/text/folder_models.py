@@ -181,10 +181,11 @@ def from_sentencepiece(source: Source) -> Made:
             ids,
             {piece: scores.get(piece, 0.0) for piece, kind in zip(pieces, kinds, strict=True) if kind in (1, 4)},
             special=special,
-            words=words,
+            words=[i for i in words if i >= len(model.pieces)],
             byte_tokens=byte_tokens if model.byte_fallback else {},
             unk_id=model.unk_id,
             space_prefix=prefix,
+            escaped_words=[i for i in words if i < len(model.pieces)],
             only_once=source.config.get("legacy") is False,
             normalizer=normalizers.Sequence(steps) if steps else None,
         )

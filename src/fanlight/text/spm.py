@@ -29,14 +29,14 @@ class ScoredBpe:
     """A `Backend`. Its cache of words aside nothing changes after construction, so threads share it."""
 
     __slots__ = (
-        *("_added", "_bytes", "_cache", "_everything", "_ids", "_normalizer", "_once"),
+        *("_added", "_bytes", "_cache", "_escaped", "_everything", "_ids", "_normalizer", "_once"),
         *("_only_words", "_prefix", "_scores", "_texts", "_unk_id", "_words", "special"),
     )
 
     def __init__(
         self,
         pieces: Sequence[str],
-        ids: Mapping[str, int],
+        ids: dict[str, int],
         scores: Mapping[str, float],
         *,
         special: Sequence[int],
@@ -45,12 +45,14 @@ class ScoredBpe:
         unk_id: int | None,
         space_prefix: bool,
         only_once: bool = False,
+        escaped_words: Sequence[int] = (),
         normalizer: Normalizer | None = None,
     ) -> None:
         """pieces: all, by id; ids: the same the other way round. scores: of those that text may be cut into.
 
         special: found only where asked for. words: found in text before anything else. byte_tokens: ids by byte.
         space_prefix: text begins with a space, after every special token too unless only_once. normalizer: of text.
+        escaped_words: found after spaces have been marked, as they are spelled.
         """
         self._texts = pieces
         self._ids = ids
@@ -58,9 +60,10 @@ class ScoredBpe:
         self._bytes = dict(byte_tokens)
         self._unk_id, self._prefix, self._once, self._normalizer = unk_id, space_prefix, only_once, normalizer
         self.special = frozenset(special)
-        self._added = (tuple(special), tuple(words))
-        self._everything = _finder([pieces[token] for token in (*special, *words)])
+        self._added = (tuple(special), tuple(words), tuple(escaped_words))
         self._only_words = _finder([pieces[token] for token in words])
+        self._everything = _finder([pieces[token] for token in (*special, *words)])
+        self._escaped = _finder([pieces[token] for token in escaped_words])
         # No piece goes over the beginning of a word: then words can be cut one by one, and remembered.
         joined = "\n".join(scores)
         self._words = None if re.search(f"[^\n{SPACE}]{SPACE}", joined) else re.compile(f"{SPACE}*[^{SPACE}]*")
@@ -126,9 +129,14 @@ class ScoredBpe:
             backend.pre_tokenizer = pre_tokenizers.Sequence(cut)
         back = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
         backend.decoder = decoders.Sequence([*back, *([decoders.Strip(" ", 1, 0)] if self._prefix else [])])
-        special, words = self._added
-        entries = [(token, True) for token in special] + [(token, False) for token in words]
-        add_tokens(backend, (AddedToken(self._texts[t], special=s, normalized=False) for t, s in sorted(entries)))
+        special, words, escaped = self._added
+        # (the library would put a prefix before escaped words too, so with one they are found in the text as it is)
+        entries = [(token, True, False) for token in special] + [(token, False, False) for token in words]
+        entries += [(token, False, not self._prefix) for token in escaped]
+        add_tokens(
+            backend,
+            [AddedToken(self._texts[t], special=mark, normalized=late) for t, mark, late in sorted(entries)],
+        )
         return backend
 
     def merges(self) -> list[tuple[str, str]]:
@@ -164,6 +172,14 @@ class ScoredBpe:
             return []
         text = (SPACE if prefix else "") + text.replace(" ", SPACE)
         ids: list[int] = []
+        for part in self._parts(text, self._escaped):
+            found = [part] if isinstance(part, int) else self._cut(part)
+            # what is unknown is told once, however long it is
+            ids += found[1:] if found and ids and found[0] == self._unk_id == ids[-1] else found
+        return ids
+
+    def _cut(self, text: str) -> list[int]:
+        ids: list[int] = []
         unk_id, cache = self._unk_id, self._cache
         for word in [text] if self._words is None else self._words.findall(text):
             found = cache.get(word)
@@ -171,7 +187,6 @@ class ScoredBpe:
                 found = self._merged(word)
                 if len(word) <= _LONGEST_CACHED and len(cache) < _CACHED_WORDS:
                     cache[word] = found
-            # what is unknown is told once, however long it is
             ids += found[1:] if found and ids and found[0] == unk_id == ids[-1] else found
         return ids
 
