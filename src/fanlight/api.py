@@ -24,7 +24,6 @@ from fanlight.errors import ContextOverflow, FanlightError, OptionError
 from fanlight.kernels import load_ops, slow_notice
 from fanlight.kernels.ops import Tensor
 from fanlight.loading import Loaded, LoadOptions, load_parts
-from fanlight.text.stream import Detokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -211,7 +210,7 @@ class Model:
         return Engine(
             self.decoder,
             eos_ids=tokenizer.eos_ids,
-            detokenizer_factory=lambda: Detokenizer(tokenizer.token_bytes, tokenizer.special_ids),
+            detokenizer_factory=tokenizer.detokenizer,
             prefill_chunk=self._prefill_chunk,
             max_batch=max_batch,
         )

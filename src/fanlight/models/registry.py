@@ -32,7 +32,8 @@ def find_architecture(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Arch
         other = "" if gguf else "; others run through transformers: pip install 'fanlight[hf]'"
         raise CheckpointError(
             f"{checkpoint.path}: {key} is {kind!r:.80}; Fanlight reads {', '.join(known)} from {checkpoint.format} files{other}"
-        )    return architecture_of(known[kind])
+        )
+    return architecture_of(known[kind])
 
 
 def own_types() -> str:
