@@ -10,19 +10,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fanlight.cache.paged import PagedCache
-from fanlight.checkpoints.arrays import Checkpoint
-from fanlight.errors import CheckpointError, ContextOverflow, ModelNotFound, OptionError, TokenizerError
+from fanlight.errors import CheckpointError, ContextOverflow, DownloadError, ModelNotFound, OptionError
 from fanlight.kernels import load_ops, slow_notice
 from fanlight.kernels.ops import KVBatch, Ops
-from fanlight.loading import find_model, read_json
+from fanlight.loading import open_model, read_json
 from fanlight.models.encoder import BidirectionalEncoder
 from fanlight.models.registry import build_encoder
 from fanlight.models.weights import LoadReport
+from fanlight.sources import find_model, in_package
+from fanlight.text.tokenizer import AnyTokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,16 +35,6 @@ ROWS_PER_PASS = 512
 POOLINGS = ("mean", "cls")
 GGUF_POOLINGS = ("mean", "mean", "cls", "last", "rank")
 """Meaning of pooling_type in GGUF metadata; 0 is none, which leaves it to the reader."""
-
-
-class TextTokenizer(Protocol):
-    """What an encoder needs of a tokenizer."""
-
-    @property
-    def n_vocab(self) -> int: ...
-    def encode(self, text: str) -> list[int]: ...
-    def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]: ...
-    def token_text(self, token: int) -> str: ...
 
 
 class Input(NamedTuple):
@@ -86,7 +76,7 @@ class Encoder:
     def __init__(
         self,
         network: BidirectionalEncoder,
-        tokenizer: TextTokenizer,
+        tokenizer: AnyTokenizer,
         report: LoadReport,
         pooling: str = "mean",
     ) -> None:
@@ -238,10 +228,10 @@ def _passes(inputs: Sequence[Input]) -> Iterator[list[Input]]:
 def load_encoder(
     name: str | os.PathLike[str] | None = None, *, threads: int | None = None, kernels: str | None = None
 ) -> Encoder:
-    """An encoder from a Hugging Face folder or a .gguf file; None: FANLIGHT_ENCODER, else the installed MiniLM.
+    """An encoder: a Hugging Face folder, a .gguf file, or a name on the hub. None: FANLIGHT_ENCODER, else the installed MiniLM.
 
     threads: how many the kernels use, in this process; None: FANLIGHT_THREADS, else all cores. kernels: "native" or
-    "reference". Errors: ModelNotFound, CheckpointError, TokenizerError, OptionError.
+    "reference". Errors: ModelNotFound, DownloadError, CheckpointError, TokenizerError, OptionError.
     """
     ops = load_ops(kernels)
     if threads is not None:
@@ -254,37 +244,28 @@ def load_encoder(
 def find_encoder(name: str | os.PathLike[str] | None = None) -> Path:
     """The folder or file of an encoder. None: FANLIGHT_ENCODER, else the default package's folder, which is not imported.
 
-    Errors: ModelNotFound, which says how to get one.
+    Errors: ModelNotFound, which says how to get one; DownloadError.
     """
     given = os.environ.get("FANLIGHT_ENCODER") if name is None else os.fspath(name)
     if name is not None or given:
         try:
             return find_model(given)
-        except ModelNotFound as error:
-            raise error if name is not None else ModelNotFound(f"FANLIGHT_ENCODER: {error}") from None
-    spec = find_spec(DEFAULT_PACKAGE)  # found, not imported
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        if (path := Path(folder) / "model").is_dir():
-            return path
+        except (ModelNotFound, DownloadError) as error:
+            if name is None:
+                raise type(error)(f"FANLIGHT_ENCODER: {error}") from error
+            raise
+    path = in_package(DEFAULT_PACKAGE)
+    if path is not None:
+        return path
     raise ModelNotFound(f"no encoder is installed; get the default one with: {GET_DEFAULT}")
 
 
 def _load(path: Path, ops: Ops) -> Encoder:
-    if path.is_dir():
-        from fanlight.checkpoints.safetensors import open_folder
-
-        config: Mapping[str, Any] = read_json(path / "config.json")
-        checkpoint = open_folder(path)
-        pooling = _folder_pooling(path)
-    else:
-        from fanlight.checkpoints.gguf import open_gguf
-
-        checkpoint = open_gguf(path)
-        config = checkpoint.metadata
-        pooling = _gguf_pooling(config)
+    opened = open_model(path)
+    pooling = _folder_pooling(path) if path.is_dir() else _gguf_pooling(opened.config)
     try:
-        network, report = build_encoder(checkpoint, config, ops)
-        tokenizer = _read_tokenizer(path, checkpoint)
+        network, report = build_encoder(opened.checkpoint, opened.config, ops)
+        tokenizer = opened.tokenizer()  # while native code packs weights
     finally:
         ops.finish_packing()  # it reads the file's pages
     report.model_type = network.config.model_type
@@ -315,40 +296,3 @@ def _gguf_pooling(config: Mapping[str, Any]) -> str:
     kind = config.get("bert.pooling_type", 0)
     known = isinstance(kind, int) and 0 <= kind < len(GGUF_POOLINGS)
     return GGUF_POOLINGS[kind] if known else str(kind)
-
-
-class _WordPieces:
-    """tokenizer.json by the `tokenizers` library."""
-
-    def __init__(self, path: Path) -> None:
-        from tokenizers import Tokenizer
-
-        try:
-            self._backend = Tokenizer.from_file(os.fspath(path / "tokenizer.json"))
-        except Exception as error:  # the library raises nothing narrower
-            raise TokenizerError(f"{path / 'tokenizer.json'}: cannot be read: {error}") from None
-        self._backend.no_truncation()  # the file may ask for 128 tokens, cut off or filled up
-        self._backend.no_padding()
-        self._backend.encode_special_tokens = True
-
-    @property
-    def n_vocab(self) -> int:
-        return int(self._backend.get_vocab_size())
-
-    def encode(self, text: str) -> list[int]:
-        return list(self._backend.encode(text).ids)
-
-    def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
-        found = self._backend.encode(first, second)
-        return list(found.ids), list(found.type_ids)
-
-    def token_text(self, token: int) -> str:
-        return self._backend.id_to_token(token) or ""
-
-
-def _read_tokenizer(path: Path, checkpoint: Checkpoint) -> TextTokenizer:
-    if checkpoint.format == "gguf":
-        raise TokenizerError(
-            f"{path}: the pieces of a GGUF file are not read; give the model's folder with tokenizer.json"
-        )
-    return _WordPieces(path)

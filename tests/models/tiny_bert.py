@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, get_tensor_name_map
+from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, PoolingType, TokenType, get_tensor_name_map
 from transformers import BertConfig, BertForMaskedLM, BertForQuestionAnswering, BertModel
 
 from models import tiny
@@ -56,12 +56,13 @@ ZOO: dict[str, Callable[[], PreTrainedModel]] = {
 
 
 def write_folder(folder: Path, model: PreTrainedModel) -> Path:
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     model.save_pretrained(folder)
     pieces = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(PIECES)}, unk_token="[UNK]"))
     pieces.normalizer = normalizers.BertNormalizer()
     pieces.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    pieces.decoder = decoders.WordPiece()
     pieces.add_special_tokens(list(SPECIAL))
     pieces.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
@@ -84,7 +85,23 @@ def write_gguf(path: Path, model: PreTrainedModel, dtype: str = "F32", **overrid
     writer.add_layer_norm_eps(c.layer_norm_eps)
     writer.add_causal_attention(bool(overrides.get("causal", False)))
     writer.add_token_type_count(c.type_vocab_size)
-    writer.add_token_list(PIECES)
+    writer.add_vocab_size(c.vocab_size)
+    writer.add_pooling_type(PoolingType(overrides.get("pooling", PoolingType.MEAN)))
+    writer.add_tokenizer_model("bert")
+    writer.add_token_list([gguf_piece(piece) for piece in PIECES])
+    writer.add_token_types([TokenType.CONTROL] * len(SPECIAL) + [TokenType.NORMAL] * (len(PIECES) - len(SPECIAL)))
+    for special, add in zip(
+        SPECIAL,
+        (
+            writer.add_pad_token_id,
+            writer.add_unk_token_id,
+            writer.add_bos_token_id,
+            writer.add_sep_token_id,
+            writer.add_mask_token_id,
+        ),
+        strict=True,
+    ):
+        add(PIECES.index(special))
     names = get_tensor_name_map(MODEL_ARCH.BERT, c.num_hidden_layers)
     for name, weight in model.state_dict().items():
         if name.startswith("pooler."):
@@ -100,6 +117,11 @@ def write_gguf(path: Path, model: PreTrainedModel, dtype: str = "F32", **overrid
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def gguf_piece(piece: str) -> str:
+    """The beginning of a word has a mark, what continues it has none."""
+    return piece if piece in SPECIAL else piece[2:] if piece.startswith("##") else f"\u2581{piece}"
 
 
 # -- states -----------------------------------------------------------------------------------------------------------

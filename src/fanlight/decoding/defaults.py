@@ -1,4 +1,4 @@
-"""The settings that a model comes with. In: generation_config.json, or GGUF metadata. Out: options that Fanlight knows. Reads no file.
+"""The settings that a model comes with. In: generation_config.json, or GGUF metadata. Out: options known here. Reads no file.
 
 A model's makers often say how it is meant to be sampled. What they say counts where a caller says nothing; what Fanlight has no
 option for is named, not dropped.
@@ -23,7 +23,14 @@ NO_SETTINGS = frozenset(
     (
         *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "unk_token_id"),  # the tokenizer's
         *("transformers_version", "_from_model_config", "use_cache", "cache_implementation", "return_dict_in_generate"),
-        *("output_attentions", "output_hidden_states", "output_scores", "output_logits", "chat_format", "max_window_size"),
+        *(
+            "output_attentions",
+            "output_hidden_states",
+            "output_scores",
+            "output_logits",
+            "chat_format",
+            "max_window_size",
+        ),
     )
 )
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
@@ -71,7 +78,9 @@ class ModelDefaults:
 
     def notes(self) -> tuple[str, ...]:
         """What the model's makers ask for and does not happen, a sentence each."""
-        return tuple(f"{self.origin} asks for {name} {value!r:.40}, which is not applied" for name, value in self.ignored.items())
+        return tuple(
+            f"{self.origin} asks for {name} {value!r:.40}, which is not applied" for name, value in self.ignored.items()
+        )
 
 
 def defaults_from_hf(values: Mapping[str, Any], path: str, n_ctx: int) -> ModelDefaults:
@@ -83,7 +92,9 @@ def defaults_from_hf(values: Mapping[str, Any], path: str, n_ctx: int) -> ModelD
         if name in TAKEN:
             if value != DEFAULTS[name]:
                 taken[name] = value
-        elif not (name == "max_length" and isinstance(value, int) and value >= n_ctx):  # the window ends the text anyway
+        elif not (
+            name == "max_length" and isinstance(value, int) and value >= n_ctx
+        ):  # the window ends the text anyway
             ignored[name] = value
     return ModelDefaults(values=_checked(taken, path), origin=path, ignored=ignored)
 
