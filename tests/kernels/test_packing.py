@@ -21,7 +21,7 @@ def weights(seed: int) -> np.ndarray:
 def test_results_are_right_without_waiting_for_the_end() -> None:
     matrices = [weights(seed) for seed in range(6)]
     packed = [
-        native.pack("F32", N_IN, [Part(w.tobytes(), N_OUT)]) for w in matrices
+        native.pack(N_IN, [Part(w.tobytes(), N_OUT, "F32")]) for w in matrices
     ]  # the bytes live in the queue alone
     x = np.random.default_rng(9).standard_normal((1, N_IN)).astype(np.float32)
     for linear, w in zip(reversed(packed), reversed(matrices), strict=True):
@@ -37,7 +37,7 @@ def test_mapped_data_is_still_there_after_its_pages_were_dropped() -> None:
         file.flush()
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     view = memoryview(mapping)
-    linear = native.pack("F32", N_IN, [Part(view, N_OUT)], mapped=True)
+    linear = native.pack(N_IN, [Part(view, N_OUT, "F32")], mapped=True)
     native.finish_packing()
     assert bytes(view) == w.tobytes()
     np.testing.assert_array_equal(native.embed(linear, [7, N_OUT - 1]).numpy(), w[[7, -1]])
@@ -45,7 +45,7 @@ def test_mapped_data_is_still_there_after_its_pages_were_dropped() -> None:
 
 def test_a_forked_child_packs_what_is_left() -> None:
     matrices = [weights(seed) for seed in range(8)]
-    packed = [native.pack("F32", N_IN, [Part(w.tobytes(), N_OUT)]) for w in matrices]
+    packed = [native.pack(N_IN, [Part(w.tobytes(), N_OUT, "F32")]) for w in matrices]
     child = os.fork()
     if child == 0:
         rows = [native.embed(linear, [N_OUT - 1]).numpy()[0] for linear in reversed(packed)]

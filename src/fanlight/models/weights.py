@@ -107,20 +107,15 @@ class Weights:
     ) -> Linear:
         """Stack arrays (n_out, n_in) into one packed matrix; transposed: stored as (n_in, n_out)."""
         arrays = [self.take(slot.name, (n_in, slot.n_out) if transposed else (slot.n_out, n_in)) for slot in slots]
-        dtype = arrays[0].dtype
-        data: list[bytes | memoryview] = [stored.data for stored in arrays]
-        mapped = dtype in DTYPES and all(stored.dtype == dtype for stored in arrays)
-        if not mapped:
-            data, dtype = [self._as_float32(stored) for stored in arrays], "F32"
-            self.report.conversions += [
-                f"{stored.name}: {stored.dtype} -> F32" for stored in arrays if stored.dtype != "F32"
-            ]
         parts = [
-            Part(raw, slot.n_out, slot.row_order and slot.row_order(), transposed)
-            for raw, slot in zip(data, slots, strict=True)
+            Part(stored.data, slot.n_out, self._packable(stored), slot.row_order and slot.row_order(), transposed)
+            for stored, slot in zip(arrays, slots, strict=True)
         ]
         bias_bytes = b"".join(self.floats(slot.name, slot.n_out) for slot in bias) if bias else None
-        packed = self.ops.pack(dtype, n_in, parts, bias=bias_bytes, activation=activation, gated=gated, mapped=mapped)
+        packed = self.ops.pack(n_in, parts, bias=bias_bytes, activation=activation, gated=gated, mapped=True)
+        self.report.conversions += [
+            f"{stored.name}: {stored.dtype} -> {packed.dtype}" for stored in arrays if stored.dtype != packed.dtype
+        ]
         self.report.packed_bytes += packed.nbytes
         return packed
 
@@ -144,6 +139,15 @@ class Weights:
         i = _BLOCK.match(name)
         return self._stored_names[_BLOCK.sub("blocks.{i}.", name)].replace("{i}", i[1] if i else "")
 
+    def _packable(self, stored: Array) -> str:
+        """The array's type, if there is arithmetic for it."""
+        if stored.dtype in DTYPES:
+            return stored.dtype
+        raise CheckpointError(
+            f"{self.report.path}: tensor {stored.name!r} has type {stored.dtype}; Fanlight computes with {', '.join(DTYPES)}: "
+            "get the model in one of these types"
+        )
+
     def _as_float32(self, stored: Array) -> bytes | memoryview:
         """A float type as float32 bytes, without NumPy where that is easy; block types through their definition."""
         if stored.dtype == "F32":
@@ -154,11 +158,7 @@ class Weights:
             return array("f", struct.unpack(f"<{stored.data.nbytes // 2}e", stored.data)).tobytes()
         if stored.dtype == "F64":
             return array("f", array("d", bytes(stored.data))).tobytes()
-        if stored.dtype not in DTYPES:
-            raise CheckpointError(
-                f"{self.report.path}: tensor {stored.name!r} has type {stored.dtype}; Fanlight computes with {', '.join(DTYPES)}: "
-                "get the model in one of these types"
-            )
+        self._packable(stored)
         from fanlight.checkpoints.gguf_quants import dequantize
 
         return dequantize(stored).tobytes()
