@@ -58,8 +58,8 @@ def quantize(values: ArrayLike, dtype: str) -> bytes:
     """The numbers as an Array of this dtype stores them, row after row; the last axis is a row.
 
     Rounding is ggml's: each block's scale is found in float32, the weights are rounded with it, and it is then stored
-    as F16 (beyond 65504: as 65504, where ggml stores infinity). Errors: OptionError for a type not in QUANTIZES, a row that is no multiple of the block, or numbers that are
-    not finite where there are blocks.
+    as F16 (beyond 65504: as 65504, where ggml stores infinity). Errors: OptionError for a type not in QUANTIZES, a row
+    that is no multiple of the block, or numbers that are not finite where there are blocks.
     """
     x = np.ascontiguousarray(values, dtype=np.float32)
     if dtype not in QUANTIZES:

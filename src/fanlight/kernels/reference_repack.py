@@ -67,14 +67,14 @@ def round_blocks(x: Floats, packed: str, *, as_stored: bool = False) -> NDArray[
     takes the scale before rounding. So a subnormal scale, which is coarse, still meets the integers that suit it best.
     """
     out = np.zeros(len(x), BLOCKS[packed])
-    finite = np.isfinite(x).all(axis=1)
-    x = np.where(finite[:, None], x, np.float32(0))
+    finite = np.isfinite(np.abs(x).max(axis=1, keepdims=True))  # (n, 1)
+    x = np.where(finite, x, np.float32(0))
     if packed == "Q8_0":
         _round_q8_0(x, out, as_stored)
     else:
         _round_q4_1(x, out)
-        out["m"][~finite] = np.nan
-    out["d"][~finite] = np.nan
+        out["m"][~finite[:, 0]] = np.nan
+    out["d"][~finite[:, 0]] = np.nan
     return out
 
 

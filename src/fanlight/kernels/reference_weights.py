@@ -108,20 +108,20 @@ def _half(field: NDArray[Any]) -> Floats:
 
 def _nibbles(q: Bytes, run: int) -> NDArray[np.int16]:
     """Runs of `run` bytes: the low nibbles are as many weights, the high nibbles the next."""
-    runs = q.reshape(len(q), -1, run)
-    return np.concatenate([runs & 15, runs >> 4], axis=2).reshape(len(q), -1).astype(np.int16)
+    runs = q.reshape(len(q), q.shape[1] // run, run)
+    return np.concatenate([runs & 15, runs >> 4], axis=2).reshape(len(q), 2 * q.shape[1]).astype(np.int16)
 
 
 def _pairs(q: Bytes) -> NDArray[np.int16]:
-    """Runs of 32 bytes: bits 0-1 are 32 weights, bits 2-3 the next 32, ..."""
-    runs = q.reshape(len(q), -1, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None]
-    return (runs & 3).reshape(len(q), -1).astype(np.int16)
+    """Two runs of 32 bytes: bits 0-1 are 32 weights, bits 2-3 the next 32, ..."""
+    runs = q.reshape(len(q), 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None]
+    return (runs & 3).reshape(len(q), SUPER).astype(np.int16)
 
 
 def _bits(h: Bytes) -> NDArray[np.int16]:
     """32 bytes: bit j of byte i is weight 32 j + i's."""
     bits = h[:, None, :] >> np.arange(8, dtype=np.uint8)[:, None]
-    return (bits & 1).reshape(len(h), -1).astype(np.int16)
+    return (bits & 1).reshape(len(h), SUPER).astype(np.int16)
 
 
 def _six_bits(s: Bytes) -> tuple[Floats, Floats]:
