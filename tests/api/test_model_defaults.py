@@ -76,7 +76,7 @@ def test_float_weights_are_quantized_on_the_way_in(tmp_path: Path, quantize: str
     ids = list(range(1, 60))
     expected, found = plain.logits(ids), packed.logits(ids)
     assert not (expected == found).all()
-    assert kl_divergence(expected, found) < (0.3 if dtype == "Q4_1" else 0.01)
+    assert kl_divergence(expected, found) < (1.0 if dtype == "Q4_1" else 0.03)
 
 
 def test_what_cannot_be_quantized_stays_and_is_not_said_to_be(folder: Path) -> None:
