@@ -114,7 +114,9 @@ class Weights:
         bias_bytes = b"".join(self.floats(slot.name, slot.n_out) for slot in bias) if bias else None
         packed = self.ops.pack(n_in, parts, bias=bias_bytes, activation=activation, gated=gated, mapped=True)
         self.report.conversions += [
-            f"{stored.name}: {stored.dtype} -> {packed.dtype}" for stored in arrays if stored.dtype != packed.dtype
+            f"{stored.name}: {stored.dtype} -> {dtype}"
+            for stored, dtype in zip(arrays, packed.part_dtypes, strict=True)
+            if stored.dtype != dtype
         ]
         self.report.packed_bytes += packed.nbytes
         return packed
