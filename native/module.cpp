@@ -245,6 +245,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("n_in", &Linear::n_in)
       .def_prop_ro("n_out", &Linear::n_out)
       .def_prop_ro("dtype", &Linear::dtype)
+      .def_prop_ro("part_dtypes", &Linear::part_dtypes)
       .def_prop_ro("nbytes", &Linear::n_bytes);
   nb::class_<Rope>(m, "Rope").def_prop_ro("n_rotated", &Rope::n_rotated);
   nb::class_<KVPool> pool_class(m, "KVPool");

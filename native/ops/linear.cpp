@@ -174,6 +174,7 @@ Linear::Linear(int n_in, const std::vector<Part>& parts, const std::optional<std
 
   // Where each row of the packed matrix is read.
   const std::vector<const PackedType*> types = types_of(parts, n_in, quantize, gated);
+  for (const PackedType* type : types) part_dtypes_.push_back(type->name);
   const auto plan = std::make_shared<Plan>();
   plan->n_in = n_in;
   std::vector<std::vector<Plan::Row>> stored_rows;
@@ -246,12 +247,9 @@ Linear::Linear(int n_in, const std::vector<Part>& parts, const std::optional<std
 }
 
 std::string Linear::dtype() const {
-  std::vector<std::string> names;
-  for (const Segment& s : segments_)
-    for (const PackedType* type : s.types)
-      if (std::find(names.begin(), names.end(), type->name) == names.end()) names.push_back(type->name);
   std::string joined;
-  for (const std::string& name : names) joined += (joined.empty() ? "" : "+") + name;
+  for (auto name = part_dtypes_.begin(); name != part_dtypes_.end(); ++name)
+    if (std::find(part_dtypes_.begin(), name, *name) == name) joined += (joined.empty() ? "" : "+") + *name;
   return joined;
 }
 

@@ -35,7 +35,8 @@ class Linear {
 
   int n_in() const { return n_in_; }
   int n_out() const { return n_out_; }
-  std::string dtype() const;  // of what was packed, "Q4_1" or "Q4_1+Q8_0"
+  const std::vector<std::string>& part_dtypes() const { return part_dtypes_; }  // what each part was packed as
+  std::string dtype() const;                                                    // each of them once: "Q4_1+Q8_0"
   size_t n_bytes() const { return n_bytes_; }
   const uint8_t* data() const {
     wait_for(ticket_);
@@ -69,6 +70,7 @@ class Linear {
   size_t n_bytes_;
   std::vector<Segment> segments_;
   bool any_quantised_;
+  std::vector<std::string> part_dtypes_;
   Activation activation_;
   bool gated_;
   Weights weights_;

@@ -35,7 +35,7 @@ def rows_of(ops: Any, n_in: int, parts: Sequence[Part], **options: Any) -> np.nd
 def both(native: Any, n_in: int, parts: Sequence[Part], **options: Any) -> np.ndarray:
     got, want = (rows_of(ops, n_in, parts, **options) for ops in (native, reference))
     np.testing.assert_array_equal(got, want)
-    assert native.pack(n_in, parts, **options).dtype == reference.pack(n_in, parts, **options).dtype
+    assert native.pack(n_in, parts, **options).part_dtypes == reference.pack(n_in, parts, **options).part_dtypes
     return got
 
 
@@ -148,7 +148,7 @@ def test_parts_that_are_quantised_stay_as_they_are(native: Any) -> None:
     data = stored_weights("Q4_K", 64, 256)
     parts = [Part(data, 64, "Q4_K"), Part(stored_weights("F32", 5, 256), 5, "F32")]
     got = both(native, 256, parts, quantize="Q8_0")
-    assert native.pack(256, parts, quantize="Q8_0").dtype == "Q4_1+Q8_0"
+    assert native.pack(256, parts, quantize="Q8_0").part_dtypes == ["Q4_1", "Q8_0"]
     np.testing.assert_array_equal(got[:64], rows_of(native, 256, [Part(data, 64, "Q4_K")]))
 
 

@@ -318,13 +318,13 @@ def test_gguf_with_a_tensor_that_would_change_the_logits(tmp_path: Path, tensor:
 
 
 def test_gguf_with_an_unsupported_type(tmp_path: Path) -> None:
-    def add_iq2(writer: GGUFWriter) -> None:
-        blocks = np.zeros((96, 66), np.uint8)  # rows of 256 weights
-        writer.add_tensor("blk.0.ffn_down.weight", blocks, raw_dtype=GGMLQuantizationType.IQ2_XXS)
+    def add_iq3_s(writer: GGUFWriter) -> None:
+        blocks = np.zeros((96, 110), np.uint8)  # rows of 256 weights
+        writer.add_tensor("blk.0.ffn_down.weight", blocks, raw_dtype=GGMLQuantizationType.IQ3_S)
 
     theirs = tiny.llama(hidden_size=96, intermediate_size=256)
-    path = tiny.write_gguf(tmp_path / "tiny.gguf", theirs, tensors={"blk.0.ffn_down.weight": None}, more=add_iq2)
-    refused(path, "'blk.0.ffn_down.weight'", "IQ2_XXS", "Q4_1")
+    path = tiny.write_gguf(tmp_path / "tiny.gguf", theirs, tensors={"blk.0.ffn_down.weight": None}, more=add_iq3_s)
+    refused(path, "'blk.0.ffn_down.weight'", "IQ3_S", "Q4_K")
 
 
 # -- paths ------------------------------------------------------------------------------------------------------------

@@ -24,6 +24,9 @@ class Linear:
     def dtype(self) -> str: ...
 
     @property
+    def part_dtypes(self) -> list[str]: ...
+
+    @property
     def nbytes(self) -> int: ...
 
 class Rope:

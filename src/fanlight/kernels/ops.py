@@ -100,6 +100,10 @@ class Linear(Protocol):
     def dtype(self) -> str:
         """The packed types, in the order of the parts: "Q4_1", or "Q4_1+Q8_0"."""
 
+    @property
+    def part_dtypes(self) -> Sequence[str]:
+        """The packed type of each part."""
+
 
 class Rope(Protocol):
     """Rotary position angles for one head size."""

@@ -102,7 +102,11 @@ class Linear:
 
     @property
     def dtype(self) -> str:
-        return "+".join(dict.fromkeys(packed for packed, _ in self.parts))
+        return "+".join(dict.fromkeys(self.part_dtypes))
+
+    @property
+    def part_dtypes(self) -> list[str]:
+        return [packed for packed, _ in self.parts]
 
 
 # -- matrices -----------------------------------------------------------------------------------------------------------

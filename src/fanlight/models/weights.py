@@ -160,8 +160,8 @@ class Weights:
         packed = self.ops.pack(
             n_in, parts, quantize=self._quantize, bias=bias_bytes, activation=activation, gated=gated, mapped=True
         )
-        for stored in arrays:
-            self._note(stored, packed, n_in)
+        for stored, dtype in zip(arrays, packed.part_dtypes, strict=True):
+            self._note(stored, dtype)
         self.report.packed_bytes += packed.nbytes
         if not table:
             self.packed.append(packed)
@@ -190,20 +190,14 @@ class Weights:
             return array("f", [stored[row] for row in order]).tobytes()
         return bytes(values)[4 * slot.first_row : 4 * (slot.first_row + slot.n_out)]
 
-    def _note(self, stored: Array, packed: Linear, n_in: int) -> None:
-        """Keep count of arrays whose type changes. A matrix of several types says them all: "Q4_1+Q8_0"."""
-        rounded = self._quantize if stored.dtype in FLOAT_TYPES and n_in % 32 == 0 else None
-        wanted = rounded or PACKED_AS[stored.dtype].dtype
-        now = wanted if wanted in packed.dtype.split("+") else packed.dtype
-        if now != stored.dtype:
-            how = (
-                "as asked for"
-                if now == rounded
-                else PACKED_AS[stored.dtype].how
-                if now == wanted
-                else "as its neighbours"
-            )
-            self._changed.setdefault(f"{stored.dtype} -> {now} ({how})", []).append(stored.name)
+    def _note(self, stored: Array, dtype: str) -> None:
+        """Keep count of the arrays that are in memory as another type."""
+        if stored.dtype == dtype:
+            return
+        known = PACKED_AS[stored.dtype]
+        asked = self._quantize if stored.dtype in FLOAT_TYPES else None
+        how = "as asked for" if dtype == asked else known.how if dtype == known.dtype else "as the rest of its matrix"
+        self._changed.setdefault(f"{stored.dtype} -> {dtype} ({how})", []).append(stored.name)
 
     def finish(self) -> LoadReport:
         """The report. An unread array that the layout calls essential is a CheckpointError: it belongs to a computation
