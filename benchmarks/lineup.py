@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PROMPT = "The future of artificial intelligence is"
 CACHE = ROOT / "benchmarks" / "cache"
-TEXT = ROOT / "benchmarks" / "text.txt"
+TEXT = ROOT / "src" / "fanlight" / "data" / "prose.txt"
 N_CTX = 1024
 
 OURS = "fanlight"
@@ -93,7 +93,7 @@ class Lineup:
 
     @cached_property
     def text_ids(self) -> Sequence[int]:
-        """The ids of text.txt, more than a thousand."""
+        """The ids of prose.txt, more than a thousand."""
         return self.fanlight.model.tokenizer.encode(TEXT.read_text(encoding="utf-8"))
 
     def window(self, turn: int, n: int) -> Sequence[int]:

@@ -10,13 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fanlight.api import Description, Generation, Model, Step, TokenCandidate, load
+    from fanlight.api import Generation, Model, Step, TokenCandidate, load
     from fanlight.decoding.config import GenerationConfig
     from fanlight.decoding.stopping import Stop, StopReason
+    from fanlight.description import Description
+    from fanlight.exporting import ExportReport, export
+    from fanlight.verifying import Verification, verify
 
 __version__ = "0.1.0"
 __all__ = [
     "Description",
+    "ExportReport",
     "Generation",
     "GenerationConfig",
     "Model",
@@ -24,14 +28,22 @@ __all__ = [
     "Stop",
     "StopReason",
     "TokenCandidate",
+    "Verification",
     "__version__",
+    "export",
     "load",
+    "verify",
 ]
 
 _HOMES = {
+    "Description": "fanlight.description",
+    "ExportReport": "fanlight.exporting",
     "GenerationConfig": "fanlight.decoding.config",
     "Stop": "fanlight.decoding.stopping",
     "StopReason": "fanlight.decoding.stopping",
+    "Verification": "fanlight.verifying",
+    "export": "fanlight.exporting",
+    "verify": "fanlight.verifying",
 }
 
 

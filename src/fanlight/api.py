@@ -19,16 +19,17 @@ from fanlight.decoding.step import Decision, StepSettings, decide
 from fanlight.decoding.stopping import CANCELLED
 from fanlight.engine.loop import Engine
 from fanlight.engine.request import checked_ids, seed_of
+from fanlight.description import Description, describe
 from fanlight.errors import ContextOverflow, FanlightError, OptionError
 from fanlight.kernels import load_ops, slow_notice
 from fanlight.kernels.ops import Tensor
-from fanlight.loading import Loaded, load_parts
-from fanlight.text.stream import Detokenizer
+from fanlight.loading import Loaded, LoadOptions, load_parts
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from fanlight.decoding.defaults import ModelDefaults
     from fanlight.models.base import Decoder
     from fanlight.text.tokenizer import AnyTokenizer
     from fanlight.trace.records import StepRecord
@@ -110,60 +111,6 @@ class Generation:
         return self.text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Description:
-    """What a model is made of. `str()` of it is a table."""
-
-    name: str
-    path: str
-    format: str
-    model_type: str
-    n_layer: int
-    n_head: int
-    n_kv_head: int
-    n_embd: int
-    head_dim: int
-    n_ffn: int
-    n_vocab: int
-    n_ctx: int
-    n_parameters: int
-    tied_head: bool
-    stored_bytes: Mapping[str, int]
-    """By type."""
-    packed_bytes: int
-    cache_bytes_per_token: int
-    bos: str | None
-    eos: tuple[str, ...]
-    has_chat_template: bool
-    kernels: str
-    threads: int
-    conversions: tuple[str, ...]
-    unread: tuple[str, ...]
-
-    def __str__(self) -> str:
-        stored = ", ".join(
-            f"{dtype} {size / 1e6:.1f} MB"
-            for dtype, size in sorted(self.stored_bytes.items(), key=lambda item: -item[1])
-        )
-        rows = {
-            "model": f"{self.name} ({self.model_type}, {self.n_parameters / 1e6:.1f} M parameters)",
-            "file": f"{self.path} ({self.format})",
-            "stored as": stored,
-            "in memory": f"{self.packed_bytes / 1e6:.1f} MB of weights, {self.cache_bytes_per_token / 1e3:.1f} kB of cache a token",
-            "blocks": f"n_layer {self.n_layer}, n_embd {self.n_embd}, n_ffn {self.n_ffn}",
-            "attention": f"n_head {self.n_head}, n_kv_head {self.n_kv_head}, head_dim {self.head_dim}, n_ctx {self.n_ctx}",
-            "head": f"n_vocab {self.n_vocab}" + (", tied to the embedding" if self.tied_head else ""),
-            "tokens": f"bos {self.bos or 'none'}, eos {' '.join(self.eos) or 'none'}",
-            "chat template": "yes" if self.has_chat_template else "no",
-            "kernels": f"{self.kernels}, {self.threads} thread{'s' if self.threads != 1 else ''}",
-        }
-        if self.conversions:
-            rows["converted"] = "; ".join(self.conversions)
-        if self.unread:
-            rows["not read"] = ", ".join(self.unread)
-        return "\n".join(f"{name:<14} {value}" for name, value in rows.items())
-
-
 class Model:
     """A decoder with its tokenizer. Immutable, so that threads may share it; every call runs in an engine of its own."""
 
@@ -195,12 +142,23 @@ class Model:
         notes = [notice] if notice else []
         if unread:
             notes.append(f"the file has tensors that this architecture does not use: {', '.join(unread[:5])}{more}")
-        return tuple(notes)
+        return tuple(notes) + self.defaults.notes()
+
+    @property
+    def defaults(self) -> ModelDefaults:
+        """The settings that the model comes with (generation_config.json), which count where a caller says nothing."""
+        return self._parts.defaults
+
+    def settings(self, **options: Any) -> GenerationConfig:
+        """A GenerationConfig with the model's own defaults, and these options over them. Errors: OptionError."""
+        return GenerationConfig.from_options({**self.defaults.values, **options})
 
     # -- generating ---------------------------------------------------------------------------------------------------
 
     def generate(self, prompt: Prompt, config: GenerationConfig | None = None, **options: Any) -> Generation:
-        """Continue a text (or ids). Options are those of GenerationConfig; given with a config, they change it.
+        """Continue a text (or ids). Options are those of GenerationConfig, over the model's own defaults.
+
+        A config counts as it stands, without the model's defaults; options given with it change it.
 
         Errors: OptionError, ContextOverflow (the prompt is longer than the window), NumericError.
         """
@@ -252,7 +210,7 @@ class Model:
         return Engine(
             self.decoder,
             eos_ids=tokenizer.eos_ids,
-            detokenizer_factory=lambda: Detokenizer(tokenizer.token_bytes, tokenizer.special_ids),
+            detokenizer_factory=tokenizer.detokenizer,
             prefill_chunk=self._prefill_chunk,
             max_batch=max_batch,
         )
@@ -289,35 +247,8 @@ class Model:
     # -- looking ------------------------------------------------------------------------------------------------------
 
     def describe(self) -> Description:
-        """Sizes, types, memory and special tokens."""
-        c, report, pool = self.decoder.config, self._parts.report, self.decoder.new_pool()
-        label = self.tokenizer.token_label
-        return Description(
-            name=self.name,
-            path=report.path,
-            format=report.format,
-            model_type=c.model_type,
-            n_layer=c.n_layer,
-            n_head=c.n_head,
-            n_kv_head=c.n_kv_head,
-            n_embd=c.n_embd,
-            head_dim=c.head_dim,
-            n_ffn=c.n_ffn,
-            n_vocab=c.n_vocab,
-            n_ctx=c.n_ctx,
-            n_parameters=report.n_parameters,
-            tied_head=c.tied_head,
-            stored_bytes=dict(report.dtypes),
-            packed_bytes=report.packed_bytes,
-            cache_bytes_per_token=pool.page_bytes // pool.page_tokens,
-            bos=None if self.tokenizer.bos_id is None else label(self.tokenizer.bos_id),
-            eos=tuple(label(token) for token in self.tokenizer.eos_ids),
-            has_chat_template=self.tokenizer.chat_template is not None,
-            kernels=self.decoder.ops.name,
-            threads=self.decoder.ops.get_threads(),
-            conversions=tuple(report.conversions),
-            unread=tuple(report.unread),
-        )
+        """Sizes, types, memory, special tokens, settings, and every array."""
+        return describe(self._parts)
 
     def __repr__(self) -> str:
         c = self.decoder.config
@@ -327,7 +258,7 @@ class Model:
 
     def _config(self, config: GenerationConfig | None, options: Mapping[str, Any]) -> GenerationConfig:
         if config is None:
-            return GenerationConfig.from_options(options)
+            return self.settings(**options)
         if not isinstance(config, GenerationConfig):
             raise OptionError(f"config must be a GenerationConfig, or options by name: got {config!r:.80}")
         return config.replace(**options) if options else config
@@ -419,16 +350,27 @@ class Stream(Iterator[Step]):
 
 
 def load(
-    name: str | os.PathLike[str] | None = None, *, threads: int | None = None, kernels: str | None = None
+    name: str | os.PathLike[str] | None = None,
+    *,
+    threads: int | None = None,
+    kernels: str | None = None,
+    quantize: str | None = None,
+    n_ctx: int | None = None,
+    backend: str = "auto",
+    device: str | None = None,
 ) -> Model:
-    """A model from a .gguf file or a Hugging Face folder; None: FANLIGHT_MODEL, else the installed default model.
+    """A model: a .gguf file, a Hugging Face folder, or a name on the hub. None: FANLIGHT_MODEL, else the default model.
 
     threads: how many the kernels use, in this process; None: FANLIGHT_THREADS, else all cores. kernels: "native" or
-    "reference". Errors: ModelNotFound, CheckpointError, TokenizerError, OptionError.
+    "reference". quantize: the type that float matrices become on the way in, "q8_0" or "q4_1"; None: they stay. n_ctx: the
+    context window, up to the model's own. backend: "native", "hf" (transformers, on any torch device), or "auto": native
+    where Fanlight knows the architecture. Errors: ModelNotFound, DownloadError, CheckpointError, TokenizerError, OptionError,
+    MissingExtra.
     """
+    options = LoadOptions(quantize=quantize, n_ctx=n_ctx, backend=backend, device=device)
     ops = load_ops(kernels)
     if threads is not None:
         if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 256:
             raise OptionError(f"threads must be an integer from 1 to 256: got {threads!r}")
         ops.set_threads(threads)
-    return Model(load_parts(name, ops))
+    return Model(load_parts(name, ops, options))

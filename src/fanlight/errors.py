@@ -23,6 +23,10 @@ class ModelNotFound(FanlightError, FileNotFoundError):
         return str(self.args[0]) if self.args else ""
 
 
+class DownloadError(FanlightError):
+    """A model that could not be fetched: no network, no access, a faulty answer, no room; the message says what to do."""
+
+
 class TokenizerError(FanlightError):
     """Tokenizer or chat-template data that cannot be used."""
 

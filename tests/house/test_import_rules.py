@@ -29,7 +29,10 @@ def loaded_after(run_in_tree: Run, statement: str) -> list[str]:
         "import fanlight.cli.main",
         "from fanlight.cli.main import main; assert main(['--help']) == 0",
         "from fanlight.cli.main import main; assert main(['generate', '--help']) == 0",
+        "from fanlight.models.hf import installed; assert installed()",
         "from fanlight import GenerationConfig; GenerationConfig(max_new_tokens=3)",
+        "from fanlight.sources import find_model, known_models; find_model(); known_models()",
+        "from fanlight.cli.main import main; assert main(['models']) == 0",
     ],
 )
 def test_no_heavy_library_is_imported(statement: str, run_in_tree: Run) -> None:
@@ -40,9 +43,9 @@ def test_a_heavy_library_would_be_seen(run_in_tree: Run) -> None:
     assert loaded_after(run_in_tree, "import numpy") == ["numpy"]
 
 
-def test_generating_a_text_needs_no_numpy(run_in_tree: Run) -> None:
+def test_generating_a_text_needs_no_numpy_and_no_hub(run_in_tree: Run) -> None:
     statement = "import fanlight; fanlight.load(kernels='native').generate('One, two,', max_new_tokens=2)"
-    assert "numpy" not in loaded_after(run_in_tree, statement)
+    assert not {"numpy", "huggingface_hub"} & set(loaded_after(run_in_tree, statement))
 
 
 def test_import_contracts_hold(run_in_tree: Run) -> None:

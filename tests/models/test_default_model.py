@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import fanlight
 from fanlight.checkpoints.gguf import open_gguf
-from fanlight.loading import find_model
+from fanlight.sources import find_model
 from models import tiny
 from models.closeness import kl_divergence, perplexity, same_top
 

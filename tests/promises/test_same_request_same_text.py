@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from fanlight.decoding.config import GenerationConfig
 from fanlight.engine.loop import Engine
-from fanlight.text.stream import Detokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,7 +101,7 @@ def test_company_chunks_threads_cache_and_looking_change_nothing(
     engine = Engine(
         smollm.decoder,
         eos_ids=tokenizer.eos_ids,
-        detokenizer_factory=lambda: Detokenizer(tokenizer.token_bytes, tokenizer.special_ids),
+        detokenizer_factory=tokenizer.detokenizer,
         prefill_chunk=chunk,
         max_batch=max_batch,
         max_cache_bytes=n_pages and n_pages * smollm.decoder.new_pool().page_bytes,  # too few for all: some start again

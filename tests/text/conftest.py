@@ -11,6 +11,7 @@ import pytest
 
 from fanlight.checkpoints.gguf import open_gguf
 from fanlight.text.tokenizer import Tokenizer
+from text import vocabularies
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,3 +60,15 @@ def theirs(metadata: Mapping[str, Any]) -> Any:
     }
     names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "unk_token": "<|endoftext|>"}
     return PreTrainedTokenizerFast(tokenizer_object=Backend.from_str(json.dumps(published)), **names)
+
+
+@pytest.fixture(scope="session")
+def models() -> dict[str, bytes]:
+    """SentencePiece's own model files."""
+    return {name: vocabularies.sentencepiece_model(**options) for name, options in vocabularies.MODELS.items()}
+
+
+@pytest.fixture(scope="session")
+def folders_of_kinds(models: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A Hugging Face folder of every kind."""
+    return vocabularies.write_folders(tmp_path_factory.mktemp("kinds"), models)

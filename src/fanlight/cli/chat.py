@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from fanlight.cli.options import Command, Option
 from fanlight.cli.output import Output, decode_utf8
-from fanlight.cli.settings import COLOR, MODEL_OPTIONS, load_model, make_config, say_notes, setting_options
+from fanlight.cli.settings import (
+    COLOR,
+    MODEL_OPTIONS,
+    load_model,
+    make_config,
+    say_defaults,
+    say_notes,
+    setting_options,
+)
 from fanlight.errors import ContextOverflow, FanlightError, OptionError
 
 if TYPE_CHECKING:
@@ -25,11 +33,13 @@ HELP = {"/help": "this list", "/reset": "begin anew", "/exit": "leave (or Ctrl-D
 
 def run(values: dict[str, Any], words: list[str], output: Output) -> int:
     """See COMMAND."""
-    config = make_config(values, max_new_tokens=MAX_NEW_TOKENS, candidates=0)
+    make_config(values)  # a mistake shows before the model is read
     is_interactive = sys.stdin is not None and sys.stdin.isatty()
     model = load_model(values, output)
     if model.tokenizer.chat_template is None:
         raise OptionError(f"{model.name} has no chat template, so it cannot chat; use: fanlight generate PROMPT")
+    config = make_config(values, model, max_new_tokens=MAX_NEW_TOKENS, candidates=0)
+    say_defaults(values, model, output)
     say_notes(config, output)
     if "candidates" in values:
         output.note("candidates has no effect in a chat")

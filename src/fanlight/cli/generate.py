@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from fanlight.cli.options import Command, Option
 from fanlight.cli.output import Output, read_prompt
-from fanlight.cli.settings import COLOR, MODEL_OPTIONS, load_model, make_config, say_notes, setting_options
+from fanlight.cli.settings import (
+    COLOR,
+    MODEL_OPTIONS,
+    load_model,
+    make_config,
+    say_defaults,
+    say_notes,
+    setting_options,
+)
 from fanlight.errors import OptionError
 
 if TYPE_CHECKING:
@@ -30,12 +38,14 @@ def run(values: dict[str, Any], words: list[str], output: Output) -> int:
         raise OptionError("--explain and --json exclude each other; --json holds all that --explain shows")
     if explains and values.get("candidates") == 0:
         raise OptionError("--explain shows candidates: --candidates must be at least 1 with it")
-    defaults = {"candidates": EXPLAINED} if explains else {} if as_json else {"candidates": 0}
-    config = make_config(values, **defaults)
+    defaults: dict[str, Any] = {"candidates": EXPLAINED} if explains else {} if as_json else {"candidates": 0}
+    make_config(values, **defaults)  # a mistake shows before the model is read
     prompt = read_prompt(words, output, USAGE)
     started = time.perf_counter()
     model = load_model(values, output)
     load_seconds = time.perf_counter() - started
+    config = make_config(values, model, **defaults)
+    say_defaults(values, model, output)
     say_notes(config, output)
     if "candidates" in values and not explains and not as_json:
         output.note("candidates has no effect without --explain or --json")

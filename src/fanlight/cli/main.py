@@ -18,6 +18,8 @@ COMMANDS = {
     "chat": ("chat", "talk with the model"),
     "next": ("next_token", "the next token under several temperatures"),
     "inspect": ("inspect_model", "what a model is made of, and its vocabulary"),
+    "models": ("models", "which models are there, and what they cost in memory"),
+    "pull": ("pull", "fetch a model from the hub, or bring it up to date"),
     "bench": ("bench", "how fast it runs on this machine"),
 }
 """Name -> (file in this folder, what it does)."""

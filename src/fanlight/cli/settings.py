@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from fanlight.cli.options import Option
 from fanlight.cli.output import COLORS, Output
 from fanlight.decoding.config import GenerationConfig
-from fanlight.kernels import KINDS
+from fanlight.kernels import KINDS, QUANTIZE
 
 if TYPE_CHECKING:
     from fanlight.api import Model
@@ -50,8 +51,9 @@ _KINDS = {
 MODEL_OPTIONS = (
     Option(
         "model",
-        "a .gguf file or a Hugging Face folder (default: FANLIGHT_MODEL, else the installed default model)",
-        metavar="PATH",
+        "a .gguf file, a Hugging Face folder, or a name on the hub: gpt2-medium, org/name, org/name@revision, org/name:FILE.gguf, "
+        "org/name:Q4_K_M (default: FANLIGHT_MODEL, else the installed default model)",
+        metavar="MODEL",
         short="m",
     ),
     Option("threads", "how many threads to use (default: FANLIGHT_THREADS, else all cores)", kind="int", metavar="N"),
@@ -60,7 +62,16 @@ MODEL_OPTIONS = (
         "the C++ kernels, or their NumPy twins, which are far slower (default: native where it was built)",
         choices=KINDS,
     ),
+    Option("quantize", "store float weights in fewer bits: smaller, faster, a little less exact", choices=QUANTIZE),
+    Option(
+        "backend",
+        "Fanlight's own code, or transformers (default: native where Fanlight knows the architecture)",
+        choices=("auto", "native", "hf"),
+    ),
+    Option("device", "where transformers computes, with --backend hf: cpu, cuda:0, mps", metavar="DEVICE"),
+    Option("n_ctx", "a shorter context window; of Phi-3's long models, a longer one", kind="int", metavar="N"),
 )
+LOADING = ("threads", "kernels", "quantize", "backend", "device", "n_ctx")
 COLOR = Option(
     "color", "colour on standard output; NO_COLOR and FORCE_COLOR are heeded", choices=COLORS, default="auto"
 )
@@ -96,10 +107,19 @@ def _default(value: object) -> str:
     return "" if value is None or value == () else str(value)
 
 
-def make_config(values: Mapping[str, Any], **defaults: Any) -> GenerationConfig:
-    """The settings among a command's values, over the command's own defaults. Errors: OptionError."""
+def make_config(values: Mapping[str, Any], model: Model | None = None, **defaults: Any) -> GenerationConfig:
+    """The settings among a command's values, over the model's defaults, over the command's own. Errors: OptionError."""
     given = {field.name: values[field.name] for field in fields(GenerationConfig) if field.name in values}
-    return GenerationConfig.from_options({**defaults, **given})
+    return GenerationConfig.from_options({**defaults, **(model.defaults.values if model else {}), **given})
+
+
+def say_defaults(values: Mapping[str, Any], model: Model, output: Output) -> None:
+    """Which settings are the model's own wish."""
+    own = [f"{name} {value}" for name, value in model.defaults.values.items() if name not in values]
+    if own:
+        output.note(f"the model's own settings: {', '.join(own)} ({model.defaults.origin})")
+    for note in model.defaults.notes():
+        output.note(note)
 
 
 def say_notes(config: GenerationConfig, output: Output) -> None:
@@ -112,8 +132,11 @@ def load_model(values: Mapping[str, Any], output: Output) -> Model:
     """The model that the flags ask for; says if it will be slow. Errors: as `fanlight.load`."""
     from fanlight.api import load
     from fanlight.kernels import slow_notice
+    from fanlight.sources import without_progress
 
-    model = load(values.get("model"), threads=values.get("threads"), kernels=values.get("kernels"))
+    how = {name: values[name] for name in LOADING if name in values}
+    with without_progress() if values.get("json") else nullcontext():
+        model = load(values.get("model"), **how)
     notice = None if values.get("kernels") == "reference" else slow_notice(model.decoder.ops)
     if notice:
         output.note(notice)

@@ -84,7 +84,7 @@ class Engine:
                 n_ctx=self.n_ctx,
             ),
             slot=self.cache.open(),
-            detokenizer=self._detokenizer_factory() if self._detokenizer_factory else None,
+            detokenizer=self._detokenizer_factory(ids) if self._detokenizer_factory else None,
         )
         self._n_requests += 1
         self._live[request.id] = sequence

@@ -28,7 +28,8 @@ class TextStream(Protocol):
         """The rest."""
 
 
-DetokenizerFactory = Callable[[], TextStream]
+DetokenizerFactory = Callable[[tuple[int, ...]], TextStream]
+"""Takes the ids of the prompt, which the text continues."""
 
 
 def checked_ids(what: str, ids: Iterable[int], n_vocab: int) -> tuple[int, ...]:

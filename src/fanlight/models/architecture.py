@@ -7,7 +7,7 @@ reading a checkpoint, describing it and writing it in the other format all follo
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SAFETENSORS, GGUF = "safetensors", "gguf"
 ROPE_ARRAYS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+LAST = ("norm", "norm_bias", "head")
 SLIDING, FULL = "sliding_attention", "full_attention"
 """transformers' names for the kinds of layers."""
 FORMATS = (SAFETENSORS, GGUF)
@@ -138,6 +139,24 @@ def stored_names(layout: Layout, arrays: Mapping[str, Any]) -> dict[str, str]:
         layout.prefixes[0] if layout.prefixes else "",
     )
     return {name: stored if name == "head" else prefix + stored for stored, name in layout.names.items()}
+
+
+def canonical_names(layout: Layout, arrays: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(canonical name, stored name) of every array that the map knows, in the map's order, block by block."""
+    general = stored_names(layout, arrays)
+    for name, stored in general.items():
+        if "{i}" not in stored and stored in arrays and name not in LAST:
+            yield name, stored
+    blocks = {name: stored for name, stored in general.items() if "{i}" in stored}
+    i = 0
+    while any(stored.replace("{i}", str(i)) in arrays for stored in blocks.values()):
+        for name, stored in blocks.items():
+            if (found := stored.replace("{i}", str(i))) in arrays:
+                yield name.replace("{i}", str(i)), found
+        i += 1
+    for name in LAST:
+        if name in general and general[name] in arrays:
+            yield name, general[name]
 
 
 def read_config(source: Source) -> DecoderConfig:

@@ -29,10 +29,16 @@ def find_architecture(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Arch
     key, known = ("general.architecture", GGUF_TYPES) if gguf else ("model_type", {name: name for name in MODEL_TYPES})
     kind = config.get(key)
     if not isinstance(kind, str) or kind not in known:
+        other = "" if gguf else "; others run through transformers: pip install 'fanlight[hf]'"
         raise CheckpointError(
-            f"{checkpoint.path}: {key} is {kind!r:.80}; Fanlight reads {', '.join(known)} from {checkpoint.format} files"
+            f"{checkpoint.path}: {key} is {kind!r:.80}; Fanlight reads {', '.join(known)} from {checkpoint.format} files{other}"
         )
     return architecture_of(known[kind])
+
+
+def own_types() -> str:
+    """What Fanlight reads by itself, in words."""
+    return f"Fanlight's own are {', '.join(MODEL_TYPES)}"
 
 
 def architecture_of(model_type: str) -> Architecture:

@@ -1,8 +1,8 @@
 """Rotary positions as plain data. In: config.json, or GGUF metadata and factors. Out: inverse frequencies, and both forms again.
 
-Position p turns pair i of a head by p * inv_freq[i]. Kinds: default (Su et al. 2021), linear (Chen et al. 2023), dynamic (NTK-aware,
-bloc97 and emozilla), yarn (Peng et al. 2023), llama3 (Llama 3.1), longrope (Ding et al. 2024; Phi-3). Formulas are those of
-transformers' modeling_rope_utils.py, GGUF's keys and their meaning those of llama.cpp. Knows no tensor, no op, no architecture.
+Position p turns pair i of a head by p * inv_freq[i]. Kinds: default (Su et al. 2021), linear (Chen et al. 2023), dynamic (bloc97,
+emozilla), yarn (Peng et al. 2023), llama3 (Llama 3.1), longrope (Ding et al. 2024; Phi-3). Formulas are those of transformers'
+modeling_rope_utils.py, GGUF's keys and their meaning those of llama.cpp. Knows no tensor, no op, no architecture.
 """
 
 from __future__ import annotations
@@ -21,28 +21,21 @@ KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 SMALLEST, LARGEST = 1e-18, 1e18  # beyond, powers of theta and quotients leave the range of floats
 LARGEST_FACTOR = 3.4e38  # files write 1e30 and more for a pair that does not turn
 
-NUMBERS = (
-    *("theta", "factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"),
-    *("mscale", "mscale_all_dim", "attention_factor", "short_mscale", "long_mscale"),
-)
-LISTS = ("short_factors", "long_factors", "freq_factors")
-
 FREQS, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"  # GGUF's tensors
 PHI3_N_ORIGINAL = 4096  # transformers' Phi3Config: counts when config.json does not name it on its first level
-LLAMA3: dict[str, Any] = {
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "n_original": 8192,
-}  # of all of Llama 3.1 to 3.3
+LLAMA3: dict[str, Any] = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "n_original": 8192}  # Llama 3.1 to 3.3
 BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
+# What other architectures have under rope.scaling; any other number would change the angles.
+GGUF_FIXED = {"alpha": 1.0, "yarn_log_multiplier": 0.0, "yarn_ext_factor": 1.0, "yarn_attn_factor": 1.0}
 
-HF_NUMBERS = {  # kind: keys of "rope_parameters" that it may have besides those of every kind
+HF_NUMBERS = {  # kind: numbers in "rope_parameters" besides those of every kind; llama3 must have its own
+    "llama3": ("low_freq_factor", "high_freq_factor"),
     "yarn": ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
     "longrope": ("attention_factor", "short_mscale", "long_mscale"),
 }
 HF_KEYS = {
     *("type", "rope_type", "rope_theta", "partial_rotary_factor", "factor", "original_max_position_embeddings"),
-    *("low_freq_factor", "high_freq_factor", "truncate", "short_factor", "long_factor"),
+    *("truncate", "short_factor", "long_factor"),
     *(key for keys in HF_NUMBERS.values() for key in keys),
     "finetuned",  # a remark of early YaRN checkpoints, without effect
 }
@@ -73,16 +66,15 @@ class RopeConfig:
     freq_factors: tuple[float, ...] | None = None  # GGUF's rope_freqs.weight, (n_rotated / 2,): divide the frequencies
 
     def __post_init__(self) -> None:
-        head_dim = self.n_rotated if self.head_dim is None else self.head_dim
+        head_dim, low = self.n_rotated if self.head_dim is None else self.head_dim, self.low_freq_factor
         if self.n_rotated % 2 or not 2 <= self.n_rotated <= head_dim:
-            raise CheckpointError(
-                f"rotary positions turn {self.n_rotated} dimensions of a head; expected an even number from 2 to {head_dim}"
-            )
-        for name in NUMBERS:
+            expected = f"expected an even number from 2 to {head_dim}"
+            raise CheckpointError(f"rotary positions turn {self.n_rotated} dimensions of a head; {expected}")
+        for name in ("theta", "factor", *(key for keys in HF_NUMBERS.values() for key in keys)):
             value = getattr(self, name)
             if value is not None and not SMALLEST <= value <= LARGEST:
                 raise CheckpointError(f"rotary {name} is {value!r}; expected a number from {SMALLEST} to {LARGEST}")
-        for name in LISTS:
+        for name in ("short_factors", "long_factors", "freq_factors"):
             if getattr(self, name) is not None:
                 _numbers(getattr(self, name), f"rotary {name}", self.n_rotated // 2)
         for kinds, wanted, holds, name in (
@@ -90,20 +82,16 @@ class RopeConfig:
             (KINDS[2:], "a window of at least 2 before scaling", (self.n_original or 0) > 1, "n_original"),
             (("yarn",), "a theta over 1", self.theta > 1, "theta"),
             (("yarn",), f"at least beta_slow {self.beta_slow}", self.beta_fast >= self.beta_slow, "beta_fast"),
-            (
-                ("llama3",),
-                f"over low_freq_factor {self.low_freq_factor}",
-                self.high_freq_factor > self.low_freq_factor,
-                "high_freq_factor",
-            ),
+            (("llama3",), f"over low_freq_factor {low}", self.high_freq_factor > low, "high_freq_factor"),
             (("longrope",), "a list", self.short_factors is not None, "short_factors"),
             (("longrope",), "a list", self.long_factors is not None, "long_factors"),
             (("dynamic", "longrope"), "none", self.freq_factors is None, "freq_factors"),
             (("dynamic",), "none", self.attention_factor is None, "attention_factor"),
         ):
             if self.kind in kinds and not holds:
-                found = repr(getattr(self, name))[:80]
-                raise CheckpointError(f"rotary {name} is {found}; {self.kind} expects {wanted}")
+                raise CheckpointError(
+                    f"rotary {name} is {repr(getattr(self, name))[:80]}; {self.kind} expects {wanted}"
+                )
 
     def inv_freq(self, n_ctx: int) -> tuple[list[list[float]], float]:
         """Rows of inverse frequencies, (n_rotated / 2,) each, and the factor of cosines and sines.
@@ -160,8 +148,8 @@ class RopeConfig:
     def _llama3(self, freq: float) -> float:
         """Pairs that turn often in the original window stay, those that hardly turn are stretched, between them a mixture."""
         turns = self._original * freq / (2 * math.pi)
-        kept = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
-        kept = min(max(kept, 0.0), 1.0)
+        share = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor)
+        kept = min(max(share, 0.0), 1.0)
         return freq * (kept + (1 - kept) / self.factor)
 
     def _yarn_range(self) -> tuple[float, float]:
@@ -200,9 +188,8 @@ def _numbers(values: object, name: str, n: int) -> tuple[float, ...]:
         raise CheckpointError(f"{name} {found}; expected {n} numbers, one for each pair of dimensions that turns")
     for i, value in enumerate(values):
         if isinstance(value, bool) or not isinstance(value, int | float) or not SMALLEST <= value <= LARGEST_FACTOR:
-            raise CheckpointError(
-                f"{name}[{i}] is {repr(value)[:80]}; expected a number from {SMALLEST} to {LARGEST_FACTOR}"
-            )
+            found = f"{name}[{i}] is {repr(value)[:80]}"
+            raise CheckpointError(f"{found}; expected a number from {SMALLEST} to {LARGEST_FACTOR}")
     return tuple(map(float, values))
 
 
@@ -248,9 +235,8 @@ def rope_from_hf(
         group = {} if key == "rope_scaling" else group
     unknown = sorted(str(name) for name, value in group.items() if value is not None and name not in HF_KEYS)
     if unknown:
-        raise CheckpointError(
-            f"{path}: {key} has {', '.join(unknown)[:80]}; Fanlight knows {', '.join(sorted(HF_KEYS))}"
-        )
+        known = ", ".join(sorted(HF_KEYS))
+        raise CheckpointError(f"{path}: {key} has {', '.join(unknown)[:80]}; Fanlight knows {known}")
 
     inner = Fields(group, f"{path}: {key}")
     kind_key = "type" if group.get("rope_type") is None else "rope_type"
@@ -277,12 +263,10 @@ def rope_from_hf(
     elif kind != "default":
         values["factor"] = inner.number("factor")
     for name in HF_NUMBERS.get(kind, ()):
-        if group.get(name) is not None:
+        if kind == "llama3" or group.get(name) is not None:
             values[name] = inner.number(name)
     if kind == "yarn":
         values["truncate"] = inner.flag("truncate", True)
-    if kind == "llama3":
-        values |= {name: inner.number(name) for name in ("low_freq_factor", "high_freq_factor")}
     if kind == "longrope":
         for name in ("short_factor", "long_factor"):
             values[name + "s"] = _numbers(group.get(name), f"{path}: {key}: {name}", n_rotated // 2)
@@ -290,8 +274,7 @@ def rope_from_hf(
 
 
 def rope_to_hf(rope: RopeConfig) -> dict[str, Any]:
-    """The content of "rope_parameters" (transformers 5); Phi-3 wants n_original on the first level too, as
-    original_max_position_embeddings.
+    """The content of "rope_parameters" (transformers 5). Phi-3 has original_max_position_embeddings on the first level too.
 
     Factors from a GGUF file are written as llama3 if they are those of Llama 3.1 and its successors, else as longrope with equal
     lists: the same frequencies in every window.
@@ -301,14 +284,12 @@ def rope_to_hf(rope: RopeConfig) -> dict[str, Any]:
     if rope.n_rotated < head_dim:
         part = rope.n_rotated / head_dim  # 1 / 49 * 49 < 1, and readers cut off
         out["partial_rotary_factor"] = part if int(head_dim * part) == rope.n_rotated else math.nextafter(part, 1)
-    if rope.freq_factors is not None or (rope.attention_factor is not None and rope.kind not in HF_NUMBERS):
+    if rope.freq_factors is not None or (rope.attention_factor is not None and rope.kind not in ("yarn", "longrope")):
         return rope_to_hf(_in_hf_words(rope))
     if rope.kind != "default":
         out["factor"] = rope.factor
-    if rope.kind in ("yarn", "llama3", "longrope"):
+    if rope.kind in KINDS[3:]:
         out["original_max_position_embeddings"] = rope.n_original
-    if rope.kind == "llama3":
-        out |= {"low_freq_factor": rope.low_freq_factor, "high_freq_factor": rope.high_freq_factor}
     if rope.kind == "yarn":
         out["truncate"] = rope.truncate
     if rope.kind == "longrope":
@@ -359,43 +340,29 @@ def rope_from_gguf(
     if layer_type == "sliding_attention":
         values["n_rotated"] = f.size("dimension_count_swa", values["n_rotated"])
         return _checked(path, theta=f.number("freq_base_swa", 10000.0), **values)
-    for key, known in (
-        ("alpha", 1.0),
-        ("yarn_log_multiplier", 0.0),
-        ("yarn_ext_factor", 1.0),
-        ("yarn_attn_factor", 1.0),
-    ):
+    for key, known in GGUF_FIXED.items():
         f.only(f"scaling.{key}", known)
     f.only("scaling.type", "linear", "none", "yarn", "longrope")
     kind = metadata.get(f"{arch}.rope.scaling.type") or "linear"  # llama.cpp: linear, by 1 if there is no factor
     factor = f.number("scaling.factor", f.number("scale_linear", 1.0))
     attention = f.number("scaling.attn_factor", 1.0)
     n_pairs = values["n_rotated"] // 2
-    lists = {
-        name: _numbers([float(v) for v in given], f"{path}: tensor {name!r}", n_pairs)
-        for name, given in factors.items()
-    }
+    lists = {k: _numbers(list(map(float, v)), f"{path}: tensor {k!r}", n_pairs) for k, v in factors.items()}
     n_original = f.size("scaling.original_context_length", n_ctx)
     if kind == "longrope" or LONG in lists or SHORT in lists:
         if kind == "yarn" or factor != 1 or set(lists) != {LONG, SHORT}:
-            raise CheckpointError(
-                f"{path}: rope.scaling.type is {kind!r}, its factor {factor}, its tensors {', '.join(sorted(lists)) or 'none'}; "
-                f"expected {LONG} and {SHORT} alone, or neither"
+            found = (
+                f"rope.scaling.type is {kind!r}, its factor {factor}, its tensors {', '.join(sorted(lists)) or 'none'}"
             )
-        values |= {
-            "kind": "longrope",
-            "factor": n_ctx / n_original,
-            "n_original": n_original,
-            "attention_factor": attention,
-        }
-        values |= {"short_factors": lists[SHORT], "long_factors": lists[LONG]}
+            raise CheckpointError(f"{path}: {found}; expected {LONG} and {SHORT} alone, or neither")
+        values |= {"kind": "longrope", "factor": n_ctx / n_original, "n_original": n_original}
+        values |= {"attention_factor": attention, "short_factors": lists[SHORT], "long_factors": lists[LONG]}
     elif kind == "yarn":
         values |= {"kind": "yarn", "factor": factor, "n_original": n_original}
         values |= {name: f.number(f"scaling.yarn_{name}", default) for name, default in BETAS.items()}
         values["attention_factor"] = None if attention == 1 else attention * _yarn_attention(factor)
     else:
-        if kind == "linear" and factor != 1:
-            values |= {"kind": "linear", "factor": factor}
+        values |= {"kind": "linear", "factor": factor} if kind == "linear" and factor != 1 else {}
         values["attention_factor"] = None if attention == 1 else attention
     return _checked(path, theta=f.number("freq_base", 10000.0), freq_factors=lists.get(FREQS), **values)
 
@@ -411,9 +378,7 @@ def rope_to_gguf(rope: RopeConfig) -> tuple[dict[str, int | float | str], dict[s
     attention = 1.0 if rope.kind == "dynamic" else rope._attention(0)
     if rope.kind == "longrope":
         if rope.short_mscale != rope.long_mscale:
-            raise CheckpointError(
-                f"rotary short_mscale {rope.short_mscale} differs from long_mscale {rope.long_mscale}; GGUF has one"
-            )
+            raise CheckpointError(f"rotary mscales are {rope.short_mscale} and {rope.long_mscale}; GGUF has one")
         metadata |= {"rope.scaling.type": "longrope", "rope.scaling.original_context_length": rope._original}
         tensors = {LONG: list(rope.long_factors or ()), SHORT: list(rope.short_factors or ())}
     elif rope.kind == "llama3" or (rope.kind == "yarn" and not rope.truncate):

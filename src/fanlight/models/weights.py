@@ -39,6 +39,17 @@ class Slot(NamedTuple):
     """How many rows that array has; 0: just these."""
 
 
+class StoredArray(NamedTuple):
+    """One array as it was read."""
+
+    name: str
+    """The canonical one: "blocks.0.w_q"."""
+    stored_name: str
+    shape: tuple[int, ...]
+    dtype: str
+    n_bytes: int
+
+
 @dataclass(slots=True)
 class LoadReport:
     """What loading read, changed and left unread."""
@@ -53,6 +64,8 @@ class LoadReport:
     conversions: list[str] = field(default_factory=list)
     """Arrays that were stored in a type without a kernel of its own."""
     unread: list[str] = field(default_factory=list)
+    arrays: list[StoredArray] = field(default_factory=list)
+    """Everything that was read, in the order of use."""
 
 
 class Weights:
@@ -104,6 +117,7 @@ class Weights:
                 n *= size
             self.report.n_parameters += n
             self.report.dtypes[found.dtype] = self.report.dtypes.get(found.dtype, 0) + found.data.nbytes
+            self.report.arrays.append(StoredArray(name, stored, shape, found.dtype, found.data.nbytes))
         return found
 
     def vector(self, name: str, n: int) -> Tensor:
