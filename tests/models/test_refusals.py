@@ -104,7 +104,7 @@ def test_a_config_of_absurd_size(gpt2: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["bert", None, 7, ["gpt2"], {}])
 def test_unknown_architecture(gpt2: Path, kind: object) -> None:
-    refused(edit(gpt2, model_type=kind), "model_type", "gpt2, llama")
+    refused(edit(gpt2, model_type=kind), "model_type", "gpt2, gpt_neox, llama")
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ from fanlight.models.architecture import Architecture, Source, read_config
 from fanlight.models.base import Decoder
 from fanlight.models.weights import LoadReport, Weights
 
-MODEL_TYPES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
+MODEL_TYPES = ("gpt2", "gpt_neox", "llama", "mistral", "opt", "phi3", "qwen2", "qwen3", "smollm3")
 """config.json's model_type; the architecture's file has the same name."""
 
-GGUF_TYPES = {name: name for name in ("gpt2", "llama", "qwen2", "qwen3", "smollm3")}
-"""general.architecture -> model_type."""
+GGUF_TYPES = {name: name for name in ("gpt2", "llama", "phi3", "qwen2", "qwen3", "smollm3")} | {"gptneox": "gpt_neox"}
+"""general.architecture -> model_type. Mistral's files say llama; the format has no OPT."""
 
 
 def find_architecture(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Architecture:
