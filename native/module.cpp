@@ -158,16 +158,16 @@ void finish_packing() {
   return_free_memory();
 }
 
-Linear pack(const std::string& dtype, int n_in, nb::sequence parts, std::optional<nb::object> bias, const std::string& activation,
-                             bool gated, bool mapped) {
+Linear pack(int n_in, nb::sequence parts, const std::optional<std::string>& quantize, std::optional<nb::object> bias,
+            const std::string& activation, bool gated, bool mapped) {
   std::vector<std::unique_ptr<Bytes>> buffers;
   std::vector<Part> list;
   for (nb::handle item : parts) {
     nb::tuple t = nb::cast<nb::tuple>(item);
-    check(t.size() == 4, "pack: a part is (data, n_rows, row_order, transposed)");
+    check(t.size() == 5, "pack: a part is (data, n_rows, dtype, row_order, transposed)");
     buffers.push_back(std::make_unique<Bytes>(t[0]));
-    Part p{buffers.back()->data(), buffers.back()->size(), nb::cast<int>(t[1]), {}, nb::cast<bool>(t[3])};
-    if (!t[2].is_none()) p.row_order = nb::cast<std::vector<int>>(t[2]);
+    Part p{buffers.back()->data(), buffers.back()->size(), nb::cast<int>(t[1]), nb::cast<std::string>(t[2]), {}, nb::cast<bool>(t[4])};
+    if (!t[3].is_none()) p.row_order = nb::cast<std::vector<int>>(t[3]);
     list.push_back(std::move(p));
   }
   std::vector<float> bias_values;
@@ -179,7 +179,7 @@ Linear pack(const std::string& dtype, int n_in, nb::sequence parts, std::optiona
   }
   if (background_is_idle()) in_use->clear();
   Linear packed = timed([&] {
-    return Linear(dtype, n_in, list, bias ? bias_values.data() : nullptr, bias_values.size(), activation, gated, mapped);
+    return Linear(n_in, list, quantize, bias ? bias_values.data() : nullptr, bias_values.size(), activation, gated, mapped);
   });
   for (auto& buffer : buffers) in_use->push_back(std::move(buffer));
   return packed;
@@ -244,6 +244,8 @@ NB_MODULE(_native, m) {
   nb::class_<Linear>(m, "Linear")
       .def_prop_ro("n_in", &Linear::n_in)
       .def_prop_ro("n_out", &Linear::n_out)
+      .def_prop_ro("dtype", &Linear::dtype)
+      .def_prop_ro("part_dtypes", &Linear::part_dtypes)
       .def_prop_ro("nbytes", &Linear::n_bytes);
   nb::class_<Rope>(m, "Rope").def_prop_ro("n_rotated", &Rope::n_rotated);
   nb::class_<KVPool> pool_class(m, "KVPool");
@@ -270,7 +272,7 @@ NB_MODULE(_native, m) {
                  "tables"_a, "starts"_a, "counts"_a);
 
   m.def("tensor", make_tensor, "data"_a, "n_columns"_a);
-  m.def("pack", pack, "dtype"_a, "n_in"_a, "parts"_a, nb::kw_only(), "bias"_a = nb::none(), "activation"_a = "none", "gated"_a = false,
+  m.def("pack", pack, "n_in"_a, "parts"_a, nb::kw_only(), "quantize"_a = nb::none(), "bias"_a = nb::none(), "activation"_a = "none", "gated"_a = false,
         "mapped"_a = false);
   m.def("finish_packing", &finish_packing);
   m.def("linear", [](const Tensor& x, const Linear& w, const Tensor* residual) { return timed([&] { return w.apply(x, residual); }); },

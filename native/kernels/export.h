@@ -7,8 +7,10 @@ inline const Kernels* table() {
   static const Kernels k = {
       .name = kName, .max_rows = kMaxRows, .max_attn_rows = kMaxAttnRows,
       .tile_f32 = tile_f32, .tile_f16 = tile_f16, .tile_bf16 = tile_bf16, .tile_q4_1 = tile_q4_1, .tile_q8_0 = tile_q8_0,
-      .quantize = quantize, .half_to_float = half_to_float, .add = add_rows, .silu = silu, .gelu_tanh = gelu_tanh, .gelu = gelu,
-      .relu = relu, .tanh = tanh_rows, .scale = scale_rows, .softcap = softcap_rows, .silu_mul = silu_mul, .gelu_mul = gelu_mul, .rms_norm = rms_norm, .span_norm = span_norm, .layer_norm = layer_norm, .rope = rope,
+      .quantize = quantize, .extremes = extremes, .round_bytes = round_bytes, .round_nibbles = round_nibbles,
+      .half_to_float = half_to_float, .add = add_rows, .silu = silu, .gelu_tanh = gelu_tanh, .gelu = gelu,
+      .relu = relu, .tanh = tanh_rows, .scale = scale_rows, .softcap = softcap_rows, .silu_mul = silu_mul, .gelu_mul = gelu_mul,
+      .rms_norm = rms_norm, .span_norm = span_norm, .layer_norm = layer_norm, .rope = rope,
       .store_kv_f16 = store_kv_f16, .store_kv_f32 = store_kv_f32, .attention_f16 = attention_f16, .attention_f32 = attention_f32,
       .row_stats = row_stats, .row_mass = row_mass, .row_argmax = row_argmax, .row_divide = row_divide, .row_keep = row_keep,
       .row_count_above = row_count_above, .row_collect = row_collect, .row_gumbel = row_gumbel,

@@ -5,6 +5,7 @@
 #include "kernels/math.h"
 #include "kernels/tiles.h"
 #include "kernels/norms.h"
+#include "kernels/rounding.h"
 #include "kernels/attention.h"
 #include "kernels/rows.h"
 #include "kernels/export.h"

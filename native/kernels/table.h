@@ -58,6 +58,9 @@ struct Kernels {
   TileFn tile_f32, tile_f16, tile_bf16, tile_q4_1, tile_q8_0;
 
   void (*quantize)(const float* x, size_t stride, int n_rows, int n_groups, uint8_t* panel);
+  bool (*extremes)(const float* x, float* low, float* high);                  // of 32; false: not all are finite
+  void (*round_bytes)(const float* x, float factor, int8_t* q);               // 32 numbers to -127 .. 127
+  void (*round_nibbles)(const float* x, float low, float factor, int8_t* q);  // 32 numbers to 0 .. 15
   void (*half_to_float)(const uint16_t* x, float* y, int n);  // n % 16 == 0, as in the ten below
   void (*add)(const float* a, const float* b, float* y, int n);
   void (*silu)(float* x, int n);

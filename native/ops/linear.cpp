@@ -1,7 +1,8 @@
 // Packing weights into tiles of 16 rows, and the product with them.
 //
 // A tile interleaves 16 output rows so that one dot instruction advances all of them (kernels/tiles.h has the layouts). A unit is
-// what a thread takes at once: 32 outputs, so two tiles, or four of a gated matrix (gate, up, gate, up).
+// what a thread takes at once: 32 outputs, so two tiles, or four of a gated matrix (gate, up, gate, up). The tiles of a unit have
+// one type, or, of a gated matrix, one of gate and one of up; a matrix whose parts differ has a segment of units for each type.
 #include "ops/linear.h"
 
 #include <algorithm>
@@ -9,129 +10,17 @@
 
 #include "core/check.h"
 #include "core/pool.h"
+#include "ops/blocks.h"
 
 namespace fanlight {
 namespace {
 
 constexpr int kUnit = 2 * kTile;
+constexpr int kMaxRows = 1 << 28;              // of a matrix: sizes in bytes fit 64 bits
 constexpr int kFewRows = 4;                    // up to here memory is the limit, and reading ahead helps
 constexpr int kBlockRows = 64;
 constexpr size_t kStepBytes = size_t{48} * 1024;
 constexpr size_t kAheadBytes = size_t{64} * 1024;
-
-using PackFn = void (*)(const uint8_t* const* rows, size_t k_stride, int n_in, uint8_t* tile);
-
-// Float types: [n_in][16]. k_stride is the distance of two k of one row.
-template <class T>
-void pack_float(const uint8_t* const* rows, size_t k_stride, int n_in, uint8_t* tile) {
-  for (int k = 0; k < n_in; k++)
-    for (int r = 0; r < kTile; r++, tile += sizeof(T)) {
-      if (rows[r]) std::memcpy(tile, rows[r] + static_cast<size_t>(k) * k_stride, sizeof(T));
-      else std::memset(tile, 0, sizeof(T));
-    }
-}
-
-void put16(uint8_t* to, uint16_t x) { std::memcpy(to, &x, 2); }
-
-// Q4_1 block: f16 scale, f16 minimum, 16 bytes; byte j holds k = j (low) and 16 + j (high).
-void pack_q4_1(const uint8_t* const* rows, size_t, int n_in, uint8_t* tile) {
-  for (int g = 0; g < n_in / kGroup; g++, tile += 320)
-    for (int r = 0; r < kTile; r++) {
-      static const uint8_t none[20] = {};
-      const uint8_t* block = rows[r] ? rows[r] + g * 20 : none;
-      std::memcpy(tile + r * 2, block, 2);
-      std::memcpy(tile + 32 + r * 2, block + 2, 2);
-      for (int i = 0; i < 4; i++) std::memcpy(tile + 64 + i * 64 + r * 4, block + 4 + i * 4, 4);
-    }
-}
-
-// -8 * x for the bits of a half: exact but where it overflows, and a scale of 8192 has no use.
-uint16_t minus_eight_times(uint16_t half) {
-  const uint16_t sign = static_cast<uint16_t>(~half & 0x8000u), mag = half & 0x7fffu;
-  if (mag >= 0x7c00u) return static_cast<uint16_t>(sign | mag);
-  if (mag >= 0x0400u) return static_cast<uint16_t>(sign | (mag + 0x0c00u >= 0x7c00u ? 0x7c00u : mag + 0x0c00u));
-  int shift = 0;  // subnormal: shift left until normal, then raise the exponent
-  uint16_t m = mag;
-  while (shift < 3 && !(m & 0x0400u)) m = static_cast<uint16_t>(m << 1), shift++;
-  return static_cast<uint16_t>(sign | (m & 0x0400u ? m + static_cast<uint16_t>((3 - shift) << 10) : m));
-}
-
-// Q4_0 block: f16 scale, 16 bytes; weight = scale * (nibble - 8). Kept as Q4_1 with the minimum -8 * scale: the same numbers.
-void pack_q4_0(const uint8_t* const* rows, size_t, int n_in, uint8_t* tile) {
-  for (int g = 0; g < n_in / kGroup; g++, tile += 320)
-    for (int r = 0; r < kTile; r++) {
-      static const uint8_t none[18] = {};
-      const uint8_t* block = rows[r] ? rows[r] + g * 18 : none;
-      uint16_t scale;
-      std::memcpy(&scale, block, 2);
-      put16(tile + r * 2, scale);
-      put16(tile + 32 + r * 2, minus_eight_times(scale));
-      for (int i = 0; i < 4; i++) std::memcpy(tile + 64 + i * 64 + r * 4, block + 2 + i * 4, 4);
-    }
-}
-
-// Where a Q8_0 tile keeps group g: see kernels/tiles.h.
-size_t q8_scales(int g) { return static_cast<size_t>(g / 2) * 1088 + static_cast<size_t>(g % 2) * 32; }
-size_t q8_bytes(int g) { return static_cast<size_t>(g / 2) * 1088 + 64 + static_cast<size_t>(g % 2) * 512; }
-
-// Q8_0 block: f16 scale, 32 signed bytes.
-void pack_q8_0(const uint8_t* const* rows, size_t, int n_in, uint8_t* tile) {
-  for (int g = 0; g < n_in / kGroup; g++)
-    for (int r = 0; r < kTile; r++) {
-      static const uint8_t none[34] = {};
-      const uint8_t* block = rows[r] ? rows[r] + g * 34 : none;
-      std::memcpy(tile + q8_scales(g) + r * 2, block, 2);
-      for (int i = 0; i < 8; i++) {
-        uint32_t four;
-        std::memcpy(&four, block + 2 + i * 4, 4);
-        four ^= 0x80808080u;
-        std::memcpy(tile + q8_bytes(g) + i * 64 + r * 4, &four, 4);
-      }
-    }
-}
-
-float half_value(uint16_t h) {
-  alignas(64) uint16_t in[16] = {h};
-  alignas(64) float out[16];
-  kernels().half_to_float(in, out, 16);
-  return out[0];
-}
-uint16_t read16(const uint8_t* p) {
-  uint16_t x;
-  std::memcpy(&x, p, 2);
-  return x;
-}
-
-// One row of a tile as floats.
-void row_f32(const uint8_t* tile, int r, int n_in, float* y) {
-  for (int k = 0; k < n_in; k++) std::memcpy(y + k, tile + (static_cast<size_t>(k) * kTile + r) * 4, 4);
-}
-void row_f16(const uint8_t* tile, int r, int n_in, float* y) {
-  for (int k = 0; k < n_in; k++) y[k] = half_value(read16(tile + (static_cast<size_t>(k) * kTile + r) * 2));
-}
-void row_bf16(const uint8_t* tile, int r, int n_in, float* y) {
-  for (int k = 0; k < n_in; k++) {
-    const uint32_t bits = static_cast<uint32_t>(read16(tile + (static_cast<size_t>(k) * kTile + r) * 2)) << 16;
-    std::memcpy(y + k, &bits, 4);
-  }
-}
-void row_q4_1(const uint8_t* tile, int r, int n_in, float* y) {
-  for (int g = 0; g < n_in / kGroup; g++, tile += 320, y += kGroup) {
-    const float scale = half_value(read16(tile + r * 2)), minimum = half_value(read16(tile + 32 + r * 2));
-    for (int j = 0; j < 16; j++) {
-      const uint8_t b = tile[64 + j / 4 * 64 + r * 4 + j % 4];
-      y[j] = scale * static_cast<float>(b & 15) + minimum;
-      y[16 + j] = scale * static_cast<float>(b >> 4) + minimum;
-    }
-  }
-}
-void row_q8_0(const uint8_t* tile, int r, int n_in, float* y) {
-  for (int g = 0; g < n_in / kGroup; g++, y += kGroup) {
-    const float scale = half_value(read16(tile + q8_scales(g) + r * 2));
-    const uint8_t* bytes = tile + q8_bytes(g) + r * 4;
-    for (int k = 0; k < kGroup; k++) y[k] = scale * static_cast<float>(static_cast<int8_t>(bytes[k / 4 * 64 + k % 4] ^ 0x80));
-  }
-}
 
 Activation activation_named(const std::string& name) {
   if (name == "none") return Activation::kNone;
@@ -156,82 +45,182 @@ void activate(const Kernels& k, Activation activation, float* x, int n) {
 
 }  // namespace
 
-struct Linear::Type {
-  const char* name;
-  int group;           // weights a block holds, in the file and in a tile
-  size_t file_bytes;   // of a block
-  size_t tile_bytes;   // of `tile_blocks` blocks of each of the 16 rows
-  int tile_blocks;     // blocks that are laid out together, so that vectors stay aligned
-  bool quantised;      // meets int8 activations
-  PackFn pack;
-  TileFn Kernels::* tile;
-  void (*row)(const uint8_t* tile, int r, int n_in, float* y);
+// What packing reads and writes; it outlives the constructor in the background's queue.
+struct Linear::Plan {
+  struct Source {
+    Conversion conversion;
+    size_t block_bytes, k_stride;  // of a block as stored, and the distance of two of one row
+    int block;
+  };
+  struct Row {
+    const uint8_t* data = nullptr;  // nullptr: padding, zero
+    int source = 0;
+  };
+  int n_in;
+  std::vector<Source> sources;
+  std::vector<Row> rows;  // 16 a tile
+  std::vector<Segment> segments;
+  Weights target;
+  std::vector<std::pair<const uint8_t*, size_t>> mapped;
+
+  void pack_tile(int t) const;
+  void convert(const Row* tile_rows, int k, int n, uint8_t (*converted)[kMaxBlock * 4]) const;
 };
 
-const Linear::Type Linear::kTypes[] = {
-    {"F32", 1, 4, 64, 1, false, pack_float<uint32_t>, &Kernels::tile_f32, row_f32},
-    {"F16", 1, 2, 64, 2, false, pack_float<uint16_t>, &Kernels::tile_f16, row_f16},
-    {"BF16", 1, 2, 64, 2, false, pack_float<uint16_t>, &Kernels::tile_bf16, row_bf16},
-    {"Q4_0", 32, 18, 320, 1, true, pack_q4_0, &Kernels::tile_q4_1, row_q4_1},
-    {"Q4_1", 32, 20, 320, 1, true, pack_q4_1, &Kernels::tile_q4_1, row_q4_1},
-    {"Q8_0", 32, 34, 1088, 2, true, pack_q8_0, &Kernels::tile_q8_0, row_q8_0},
-};
-
-const Linear::Type& Linear::type_named(const std::string& name) {
-  for (const Type& t : kTypes)
-    if (name == t.name) return t;
-  fail("pack: no kernel for weights of type '", name, "'; there are F32, F16, BF16, Q4_0, Q4_1, Q8_0");
+void Linear::Plan::pack_tile(int t) const {
+  const Segment& segment = segment_of(segments, t);
+  const PackedType& type = *segment.types[t % 2];
+  const Row* tile_rows = rows.data() + static_cast<size_t>(t) * kTile;
+  uint8_t* tile = target.data + segment.offset_of(t);
+  const uint8_t* starts[kTile];
+  const Source* only = nullptr;  // where all rows are read alike, and as they are, they need no copy
+  bool alike = true;
+  for (int r = 0; r < kTile; r++) {
+    starts[r] = tile_rows[r].data;
+    if (!starts[r]) continue;
+    const Source& source = sources[static_cast<size_t>(tile_rows[r].source)];
+    if (!only) only = &source;
+    alike = alike && source.conversion.is_nothing() && source.k_stride == only->k_stride;
+  }
+  if (alike) return type.pack(starts, only ? only->k_stride : 0, n_in, tile);
+  alignas(64) uint8_t converted[kTile][kMaxBlock * 4];
+  for (int r = 0; r < kTile; r++) starts[r] = starts[r] ? converted[r] : nullptr;
+  for (int k = 0; k < n_in; k += kMaxBlock, tile += type.bytes_of_tile(kMaxBlock)) {
+    const int n = std::min(kMaxBlock, n_in - k);
+    convert(tile_rows, k, n, converted);
+    type.pack(starts, type.row_bytes, n, tile);
+  }
 }
 
-Linear::Linear(const std::string& dtype, int n_in, const std::vector<Part>& parts, const float* bias, size_t n_bias,
+// n values of each of some rows of a transposed part, side by side: along a line of memory lie the same values of several rows.
+template <class T>
+static void gather(const uint8_t* const* rows, int n_rows, size_t k_stride, int n, uint8_t (*gathered)[kMaxBlock * 8]) {
+  for (int i = 0; i < n; i++)
+    for (int r = 0; r < n_rows; r++)
+      std::memcpy(gathered[r] + static_cast<size_t>(i) * sizeof(T), rows[r] + static_cast<size_t>(i) * k_stride, sizeof(T));
+}
+
+// Weights [k, k + n) of a tile's rows, each as its packed type.
+void Linear::Plan::convert(const Row* tile_rows, int k, int n, uint8_t (*converted)[kMaxBlock * 4]) const {
+  alignas(64) uint8_t gathered[kTile][kMaxBlock * 8];
+  const uint8_t* from[kTile];
+  for (int r = 0, end = 0; r < kTile && tile_rows[r].data; r = end) {  // rows of one part at a time
+    const Source& source = sources[static_cast<size_t>(tile_rows[r].source)];
+    for (; end < kTile && tile_rows[end].data && tile_rows[end].source == tile_rows[r].source; end++)
+      from[end] = tile_rows[end].data + static_cast<size_t>(k / source.block) * source.k_stride;
+    if (source.k_stride != source.block_bytes) {  // transposed
+      const auto by_size = source.block_bytes == 2 ? gather<uint16_t> : source.block_bytes == 4 ? gather<uint32_t> : gather<uint64_t>;
+      by_size(from + r, end - r, source.k_stride, n, gathered + r);
+      for (int i = r; i < end; i++) from[i] = gathered[i];
+    }
+    for (int i = r; i < end; i++) source.conversion.run(from[i], n, converted[i]);
+  }
+}
+
+namespace {
+
+void check_part(const Part& p, const StoredType& type, int n_in) {
+  check(n_in % type.block == 0, "pack: n_in is ", n_in, ", ", p.dtype, " needs a positive multiple of ", type.block);
+  check(p.n_rows > 0 && p.n_rows < kMaxRows, "pack: a part has ", p.n_rows, " rows; expected 1 to ", kMaxRows - 1);
+  const size_t bytes = static_cast<size_t>(n_in / type.block) * type.bytes * static_cast<size_t>(p.n_rows);
+  check(p.bytes == bytes, "pack: ", p.n_rows, " rows of ", n_in, " x ", p.dtype, " take ", bytes, " bytes, the data has ", p.bytes);
+  check(!p.transposed || !type.quantised(), "pack: ", p.dtype, " cannot be transposed");
+  check(p.row_order.empty() || p.row_order.size() == static_cast<size_t>(p.n_rows), "pack: row_order has ", p.row_order.size(),
+        " entries for ", p.n_rows, " rows");
+  for (int stored : p.row_order)
+    check(stored >= 0 && stored < p.n_rows, "pack: row_order holds ", stored, ", rows are 0 to ", p.n_rows - 1);
+}
+
+// What each part is packed as. Types meet at whole units only; else the parts share one.
+std::vector<const PackedType*> types_of(const std::vector<Part>& parts, int n_in, const std::optional<std::string>& quantize, bool gated) {
+  std::vector<const PackedType*> types;
+  bool at_units = true, any_quantised = false;
+  int64_t n_rows = 0;
+  for (const Part& p : parts) {
+    const StoredType& stored = stored_type(p.dtype);
+    const bool asked = !stored.quantised() && quantize && n_in % kGroup == 0;
+    types.push_back(&packed_type(asked ? *quantize : stored.packed));
+    any_quantised = any_quantised || types.back()->quantised;
+    if (types.size() > 1 && types.back() != types[types.size() - 2]) at_units = at_units && n_rows % kUnit == 0;
+    n_rows += p.n_rows;
+  }
+  if (!gated && !at_units) types.assign(parts.size(), &packed_type(any_quantised ? "Q8_0" : "F32"));
+  return types;
+}
+
+}  // namespace
+
+const Linear::Segment& Linear::segment_of(const std::vector<Segment>& segments, int tile) {
+  size_t i = segments.size() - 1;
+  while (segments[i].first_tile > tile) i--;
+  return segments[i];
+}
+
+Linear::Linear(int n_in, const std::vector<Part>& parts, const std::optional<std::string>& quantize, const float* bias, size_t n_bias,
                const std::string& activation, bool gated, bool mapped)
-    : type_(&type_named(dtype)), n_in_(n_in), activation_(activation_named(activation)), gated_(gated) {
-  check(n_in > 0 && n_in % type_->group == 0, "pack: n_in is ", n_in, ", ", dtype, " needs a positive multiple of ", type_->group);
+    : n_in_(n_in), activation_(activation_named(activation)), gated_(gated) {
+  check(n_in > 0, "pack: n_in is ", n_in, ", it must be positive");
   check(!parts.empty(), "pack: no parts");
+  check(!quantize || *quantize == "Q4_1" || *quantize == "Q8_0", "pack: cannot quantize to '", quantize.value_or(""), "'; there are Q4_1, Q8_0");
   check(!gated || (parts.size() == 2 && parts[0].n_rows == parts[1].n_rows), "pack: a gated matrix takes two parts of equal size");
   check(!gated || activation_ == Activation::kSilu || activation_ == Activation::kGeluTanh,
         "pack: the activation of a gated matrix can be silu or gelu_tanh, not '", activation, "'");
-  const size_t row_bytes = static_cast<size_t>(n_in / type_->group) * type_->file_bytes;
-
-  // Where each output row starts in the file, and how far two of its values are apart.
-  std::vector<std::vector<const uint8_t*>> starts;
-  size_t k_stride = 0;
   int64_t total = 0;
   for (const Part& p : parts) {
-    check(p.n_rows > 0, "pack: a part has ", p.n_rows, " rows");
-    check(p.bytes == row_bytes * static_cast<size_t>(p.n_rows), "pack: ", p.n_rows, " rows of ", n_in, " x ", dtype, " take ",
-          row_bytes * static_cast<size_t>(p.n_rows), " bytes, the data has ", p.bytes);
-    check(!p.transposed || type_->group == 1, "pack: ", dtype, " cannot be transposed");
-    check(p.row_order.empty() || p.row_order.size() == static_cast<size_t>(p.n_rows), "pack: row_order has ", p.row_order.size(),
-          " entries for ", p.n_rows, " rows");
-    const size_t stride = p.transposed ? static_cast<size_t>(p.n_rows) * type_->file_bytes : type_->file_bytes;
-    check(starts.empty() || stride == k_stride, "pack: transposed and plain parts of different shape cannot be stacked");
-    k_stride = stride;
-    auto& list = starts.emplace_back();
-    for (int r = 0; r < p.n_rows; r++) {
-      const int stored = p.row_order.empty() ? r : p.row_order[static_cast<size_t>(r)];
-      check(stored >= 0 && stored < p.n_rows, "pack: row_order holds ", stored, ", rows are 0 to ", p.n_rows - 1);
-      list.push_back(p.data + static_cast<size_t>(stored) * (p.transposed ? type_->file_bytes : row_bytes));
-    }
+    check_part(p, stored_type(p.dtype), n_in);
     total += p.n_rows;
   }
-  check(total < (1 << 28), "pack: ", total, " rows are too many");
+  check(total < kMaxRows, "pack: ", total, " rows are too many");
 
-  std::vector<const uint8_t*> rows;  // nullptr: padding, zero
+  // Where each row of the packed matrix is read.
+  const std::vector<const PackedType*> types = types_of(parts, n_in, quantize, gated);
+  for (const PackedType* type : types) part_dtypes_.push_back(type->name);
+  const auto plan = std::make_shared<Plan>();
+  plan->n_in = n_in;
+  std::vector<std::vector<Plan::Row>> stored_rows;
+  std::vector<int> first_tiles;
+  for (const Part& p : parts) {
+    const StoredType& stored = stored_type(p.dtype);
+    const int index = static_cast<int>(plan->sources.size());
+    const size_t row_bytes = static_cast<size_t>(n_in / stored.block) * stored.bytes;
+    const size_t k_stride = p.transposed ? static_cast<size_t>(p.n_rows) * stored.bytes : stored.bytes;
+    plan->sources.push_back({Conversion(stored, types[plan->sources.size()]->name), stored.bytes, k_stride, stored.block});
+    auto& list = stored_rows.emplace_back();
+    for (int r = 0; r < p.n_rows; r++) {
+      const size_t at = static_cast<size_t>(p.row_order.empty() ? r : p.row_order[static_cast<size_t>(r)]);
+      list.push_back({p.data + at * (p.transposed ? stored.bytes : row_bytes), index});
+    }
+    if (mapped) plan->mapped.emplace_back(p.data, p.bytes);
+  }
+
+  std::vector<Plan::Row>& rows = plan->rows;
   if (gated) {
     n_out_ = parts[0].n_rows;
     for (int r = 0; r < n_out_; r += kTile)
-      for (const auto& list : starts)
-        for (int i = r; i < r + kTile; i++) rows.push_back(i < n_out_ ? list[static_cast<size_t>(i)] : nullptr);
+      for (const auto& list : stored_rows)
+        for (int i = r; i < r + kTile; i++) rows.push_back(i < n_out_ ? list[static_cast<size_t>(i)] : Plan::Row{});
+    segments_.push_back({0, 0, {types[0], types[1]}, {}});
   } else {
     n_out_ = static_cast<int>(total);
-    for (const auto& list : starts) rows.insert(rows.end(), list.begin(), list.end());
+    for (size_t i = 0; i < parts.size(); i++) {
+      if (i == 0 || types[i] != types[i - 1]) segments_.push_back({static_cast<int>(rows.size()) / kTile, 0, {types[i], types[i]}, {}});
+      rows.insert(rows.end(), stored_rows[i].begin(), stored_rows[i].end());
+    }
   }
   const size_t unit_rows = gated ? 2 * kUnit : kUnit;
-  rows.resize((rows.size() + unit_rows - 1) / unit_rows * unit_rows, nullptr);
+  rows.resize((rows.size() + unit_rows - 1) / unit_rows * unit_rows);
   n_tiles_ = static_cast<int>(rows.size() / kTile);
-  const int n_blocks = n_in / type_->group;
-  tile_bytes_ = static_cast<size_t>((n_blocks + type_->tile_blocks - 1) / type_->tile_blocks) * type_->tile_bytes;
+  n_bytes_ = 0;
+  any_quantised_ = false;
+  for (size_t i = 0; i < segments_.size(); i++) {
+    Segment& s = segments_[i];
+    s.offset = n_bytes_;
+    for (int j = 0; j < 2; j++) {
+      s.tile_bytes[j] = s.types[j]->bytes_of_tile(n_in);
+      any_quantised_ = any_quantised_ || s.types[j]->quantised;
+    }
+    n_bytes_ = s.offset_of(i + 1 < segments_.size() ? segments_[i + 1].first_tile : n_tiles_);
+  }
   if (bias) {
     check(n_bias == static_cast<size_t>(total), "pack: the bias has ", n_bias, " values for ", total, " rows");
     bias_.assign(rows.size(), 0.f);
@@ -244,31 +233,38 @@ Linear::Linear(const std::string& dtype, int n_in, const std::vector<Part>& part
     }
   }
   weights_ = allocate_weights(n_bytes());
-  std::vector<std::pair<const uint8_t*, size_t>> sources;
-  if (mapped)
-    for (const Part& p : parts) sources.emplace_back(p.data, p.bytes);
-  ticket_ = run_in_background([=, pack = type_->pack, target = weights_, tile_bytes = tile_bytes_, n_tiles = n_tiles_, rows = std::move(rows)] {
+  plan->segments = segments_;
+  plan->target = weights_;
+  ticket_ = run_in_background([plan = std::shared_ptr<const Plan>(plan), n_tiles = n_tiles_] {
     const auto body = [&](int begin, int end) {
-      for (int t = begin; t < end; t++)
-        pack(rows.data() + static_cast<size_t>(t) * kTile, k_stride, n_in, target.data + tile_bytes * static_cast<size_t>(t));
+      for (int t = begin; t < end; t++) plan->pack_tile(t);
     };
     const std::shared_ptr<Pool> threads = pool();
     if (threads->size() > 2) threads->run(n_tiles, 4, body);
     else body(0, n_tiles);  // the second core is busy with what this is hidden behind
-    for (const auto& [data, bytes] : sources) drop_mapped_pages(data, bytes);
+    for (const auto& [data, bytes] : plan->mapped) drop_mapped_pages(data, bytes);
   });
+}
+
+std::string Linear::dtype() const {
+  std::string joined;
+  for (auto name = part_dtypes_.begin(); name != part_dtypes_.end(); ++name)
+    if (std::find(part_dtypes_.begin(), name, *name) == name) joined += (joined.empty() ? "" : "+") + *name;
+  return joined;
 }
 
 // A unit's outputs for rows [first, last), at most kBlockRows: tile by tile, so that one tile stays in the nearest cache while
 // the rows go by.
 void Linear::unit(int u, int first, int last, const Activations& a, const Tensor* residual, Tensor& y) const {
   const Kernels& k = kernels();
-  const TileFn tile = k.*(type_->tile);
   const int n_tiles = gated_ ? 4 : 2, column = u * kUnit;
-  const uint8_t* w = weights_.data + tile_bytes_ * static_cast<size_t>(u * n_tiles);
+  const Segment& segment = segment_of(segments_, u * n_tiles);
+  const uint8_t* w = weights_.data + segment.offset_of(u * n_tiles);
   alignas(64) float out[4][kBlockRows * kTile];
-  for (int i = 0; i < n_tiles; i++, w += tile_bytes_)
+  for (int i = 0; i < n_tiles; w += segment.tile_bytes[i % 2], i++) {
+    const TileFn tile = k.*(segment.types[i % 2]->tile);
     for (int r = first; r < last; r += k.max_rows) tile(w, n_in_, a, r, std::min(k.max_rows, last - r), out[i] + (r - first) * kTile);
+  }
   const auto gate = activation_ == Activation::kSilu ? k.silu_mul : k.gelu_mul;
   for (int r = first, at = 0; r < last; r++, at += kTile) {
     float* row = y.row(r) + column;
@@ -296,12 +292,12 @@ Tensor Linear::apply(const Tensor& x, const Tensor* residual) const {
   if (x.n_rows() == 0) return y;
   check(!x.is_view(), "linear: x is a row of another tensor; take it with take_rows");
   wait_for(ticket_);
-  const Activations a = type_->quantised ? x.int8s() : x.floats();
+  const Activations a = any_quantised_ ? x.int8s() : x.floats();
   const std::shared_ptr<Pool> threads = pool();
   const int tiles_per_unit = gated_ ? 4 : 2, n_units = n_tiles_ / tiles_per_unit;
   // An item is a unit for a block of rows; steps are of about 48 KB of weights where one row reads them all.
   const int n_rows = x.n_rows(), block = kBlockRows / kernels().max_rows * kernels().max_rows, n_blocks = (n_rows + block - 1) / block;
-  const size_t unit_bytes = tile_bytes_ * static_cast<size_t>(tiles_per_unit);
+  const size_t unit_bytes = n_bytes() / static_cast<size_t>(n_units);
   const int by_size = static_cast<int>(kStepBytes / unit_bytes), by_share = n_units / (threads->size() * 2);
   const int grain = n_rows <= kFewRows ? std::max(1, std::min(by_size, by_share)) : n_blocks;
   const auto body = [&](int begin, int end) {
@@ -323,7 +319,8 @@ Pool::Ahead Linear::following() const {
 
 void Linear::embed_row(int id, float* y) const {
   check(id >= 0 && id < n_out_, "embed: id ", id, " is outside 0 to ", n_out_ - 1);
-  type_->row(weights_.data + tile_bytes_ * static_cast<size_t>(id / kTile), id % kTile, n_in_, y);
+  const Segment& segment = segment_of(segments_, id / kTile);
+  segment.types[0]->row(weights_.data + segment.offset_of(id / kTile), id % kTile, n_in_, y);
 }
 
 Tensor Linear::embed(const std::vector<int>& ids) const {

@@ -1,6 +1,7 @@
 // A weight matrix in the kernels' layout, and what it does to rows.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "core/memory.h"
 #include "core/pool.h"
 #include "core/tensor.h"
+#include "ops/layout.h"
 
 namespace fanlight {
 
@@ -18,6 +20,7 @@ struct Part {
   const uint8_t* data;
   size_t bytes;
   int n_rows;
+  std::string dtype;
   std::vector<int> row_order;  // empty: as stored
   bool transposed;             // (n_in, n_rows); float types only
 };
@@ -26,12 +29,15 @@ struct Part {
 // data must stay until then. `mapped`: they are parts of a mapped file, whose pages are let go once packed.
 class Linear {
  public:
-  Linear(const std::string& dtype, int n_in, const std::vector<Part>& parts, const float* bias, size_t n_bias,
+  // `quantize`: the packed type that float parts become, where n_in is whole groups.
+  Linear(int n_in, const std::vector<Part>& parts, const std::optional<std::string>& quantize, const float* bias, size_t n_bias,
          const std::string& activation, bool gated, bool mapped);
 
   int n_in() const { return n_in_; }
   int n_out() const { return n_out_; }
-  size_t n_bytes() const { return tile_bytes_ * static_cast<size_t>(n_tiles_); }
+  const std::vector<std::string>& part_dtypes() const { return part_dtypes_; }  // what each part was packed as
+  std::string dtype() const;                                                    // each of them once: "Q4_1+Q8_0"
+  size_t n_bytes() const { return n_bytes_; }
   const uint8_t* data() const {
     wait_for(ticket_);
     return weights_.data;
@@ -45,13 +51,26 @@ class Linear {
   void embed_row(int id, float* y) const;
   Pool::Ahead following() const;
 
-  struct Type;
-  static const Type& type_named(const std::string& name);
-  static const Type kTypes[];
+  // Tiles of one type, or, of a gated matrix, of gate and up in turn.
+  struct Segment {
+    int first_tile;
+    size_t offset;  // of that tile in the weights
+    const PackedType* types[2];
+    size_t tile_bytes[2];
 
-  const Type* type_;
+    size_t offset_of(int tile) const {
+      const int i = tile - first_tile;
+      return offset + static_cast<size_t>(i / 2) * (tile_bytes[0] + tile_bytes[1]) + (i % 2 ? tile_bytes[0] : 0);
+    }
+  };
+  struct Plan;
+  static const Segment& segment_of(const std::vector<Segment>& segments, int tile);
+
   int n_in_, n_out_, n_tiles_;
-  size_t tile_bytes_;
+  size_t n_bytes_;
+  std::vector<Segment> segments_;
+  bool any_quantised_;
+  std::vector<std::string> part_dtypes_;
   Activation activation_;
   bool gated_;
   Weights weights_;

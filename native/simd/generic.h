@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "core/half.h"
+
 #define FANLIGHT_ISA generic
 namespace fanlight::generic {
 
@@ -69,36 +71,7 @@ FL_FN F32 zero_if_lt(F32 x, const F32& key, const F32& limit) {
   return x;
 }
 
-FL_FN F32 load_f16(const uint16_t* p) {  // shift into float32's fields, then scale by 2^112: exact, subnormals included
-  F32 r;
-  FL_EACH {
-    uint32_t sign = static_cast<uint32_t>(p[i] & 0x8000u) << 16, rest = static_cast<uint32_t>(p[i] & 0x7fffu) << 13;
-    float x;
-    std::memcpy(&x, &rest, 4);
-    x *= 0x1p112f;
-    std::memcpy(&rest, &x, 4);
-    if ((p[i] & 0x7c00u) == 0x7c00u) rest = 0x7f800000u | static_cast<uint32_t>(p[i] & 0x3ffu) << 13;  // inf, NaN
-    rest |= sign;
-    std::memcpy(&r.v[i], &rest, 4);
-  }
-  return r;
-}
-FL_FN uint16_t half_bits(float x) {  // nearest, ties to even
-  uint32_t u;
-  std::memcpy(&u, &x, 4);
-  uint32_t sign = (u >> 16) & 0x8000u, mag = u & 0x7fffffffu;
-  if (mag >= 0x7f800000u) return static_cast<uint16_t>(sign | 0x7c00u | (mag > 0x7f800000u ? 0x200u : 0u));
-  if (mag >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // rounds to 65536 or more
-  if (mag < 0x38800000u) {                                               // below 2^-14: subnormal half
-    float f;
-    std::memcpy(&f, &mag, 4);
-    f += 0.5f;  // 2^-24 is then the last place of the sum, so the addition rounds as wanted
-    std::memcpy(&mag, &f, 4);
-    return static_cast<uint16_t>(sign | (mag - 0x3f000000u));
-  }
-  mag += 0xfffu + ((mag >> 13) & 1u);
-  return static_cast<uint16_t>(sign | ((mag - 0x38000000u) >> 13));
-}
+FL_FN F32 load_f16(const uint16_t* p) { F32 r; FL_EACH r.v[i] = half_value(p[i]); return r; }
 FL_FN void store_f16(uint16_t* p, const F32& x) { FL_EACH p[i] = half_bits(x.v[i]); }
 FL_FN F32 load_bf16(const uint16_t* p) {
   F32 r;

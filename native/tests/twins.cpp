@@ -84,6 +84,18 @@ void check_elements(const Kernels& k, const Kernels& g) {
   same(k.name, "add", binary(k.add), binary(g.add), 0.f);
   same(k.name, "silu_mul", binary(k.silu_mul), binary(g.silu_mul), 2e-6f);
   same(k.name, "gelu_mul", binary(k.gelu_mul), binary(g.gelu_mul), 2e-6f);
+  auto rounded = [&](const Kernels& t) {
+    std::vector<float> y(2);
+    int8_t q[kGroup];
+    y.push_back(t.extremes(a.data(), &y[0], &y[1]));
+    const float low = y[0], factor = 15.f / (y[1] - y[0]);
+    t.round_bytes(a.data(), 7.f, q);
+    y.insert(y.end(), q, q + kGroup);
+    t.round_nibbles(a.data(), low, factor, q);
+    y.insert(y.end(), q, q + kGroup);
+    return y;
+  };
+  same(k.name, "rounding", rounded(k), rounded(g), 0.f);
   for (int n : {1, 7, 31, 32, 45}) {
     const int stride = (n + 31) / 32 * 32;
     auto padded = [&] {

@@ -17,9 +17,9 @@ from fanlight.cache.paged import PagedCache
 from fanlight.decoding.config import GenerationConfig
 from fanlight.decoding.step import Decision, StepSettings, decide
 from fanlight.decoding.stopping import CANCELLED
+from fanlight.description import Description, describe
 from fanlight.engine.loop import Engine
 from fanlight.engine.request import checked_ids, seed_of
-from fanlight.description import Description, describe
 from fanlight.errors import ContextOverflow, FanlightError, OptionError
 from fanlight.kernels import load_ops, slow_notice
 from fanlight.kernels.ops import Tensor

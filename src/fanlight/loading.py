@@ -12,9 +12,8 @@ from typing import Any
 
 from fanlight.checkpoints.arrays import Checkpoint
 from fanlight.decoding.defaults import ModelDefaults, defaults_from_gguf, defaults_from_hf
-from fanlight.errors import CheckpointError, MissingExtra, OptionError, TokenizerError
-from fanlight.kernels import QUANTIZE
-from fanlight.kernels.ops import Ops
+from fanlight.errors import CheckpointError, OptionError, TokenizerError
+from fanlight.kernels.ops import QUANTIZE, Ops
 from fanlight.models.base import Decoder
 from fanlight.models.registry import ENCODERS, MODEL_TYPES, build_decoder, own_types
 from fanlight.models.weights import LoadReport
@@ -50,8 +49,9 @@ class LoadOptions:
     """Where transformers computes: "cpu", "cuda:0", "mps". None: the CPU."""
 
     def __post_init__(self) -> None:
-        if self.quantize is not None and self.quantize not in QUANTIZE:
-            raise OptionError(f"quantize is {self.quantize!r:.80}; it can be {' or '.join(QUANTIZE)}, or None")
+        types = [name.lower() for name in QUANTIZE]
+        if self.quantize is not None and self.quantize not in types:
+            raise OptionError(f"quantize is {self.quantize!r:.80}; it can be {' or '.join(types)}, or None")
         if self.n_ctx is not None and (
             isinstance(self.n_ctx, bool) or not isinstance(self.n_ctx, int) or self.n_ctx < 1
         ):
@@ -114,7 +114,9 @@ def load_parts(name: str | os.PathLike[str] | None, ops: Ops, options: LoadOptio
         raise OptionError(f"{source.path}: backend hf takes a Hugging Face folder, not a GGUF file; leave backend out")
     opened = open_model(source.path)
     try:
-        decoder, report = build_decoder(opened.checkpoint, opened.config, ops, quantize=how.quantize, n_ctx=how.n_ctx)
+        decoder, report = build_decoder(
+            opened.checkpoint, opened.config, ops, quantize=how.quantize and how.quantize.upper(), n_ctx=how.n_ctx
+        )
         return _joined(source, decoder, opened.tokenizer(), report, opened.defaults)  # while native code packs weights
     finally:
         ops.finish_packing()  # it reads the file's pages

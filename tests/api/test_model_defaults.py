@@ -11,6 +11,7 @@ import fanlight
 from fanlight import GenerationConfig
 from fanlight.errors import CheckpointError, ContextOverflow, OptionError
 from models import tiny
+from models.closeness import kl_divergence
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,3 +64,21 @@ def test_windows_that_the_model_has_not(folder: Path, n_ctx: object) -> None:
 def test_a_type_to_quantize_to_that_is_none(folder: Path) -> None:
     with pytest.raises(OptionError, match="q8_0 or q4_1"):
         fanlight.load(folder, quantize="q9")
+
+
+@pytest.mark.parametrize(("quantize", "dtype"), [("q8_0", "Q8_0"), ("q4_1", "Q4_1")])
+def test_float_weights_are_quantized_on_the_way_in(tmp_path: Path, quantize: str, dtype: str) -> None:
+    folder = tiny.write_folder(tmp_path / "tiny", tiny.gpt2(n_embd=96, n_inner=256))
+    plain, packed = fanlight.load(folder), fanlight.load(folder, quantize=quantize)
+    assert packed.describe().packed_bytes < 0.4 * plain.describe().packed_bytes
+    (line,) = packed.describe().conversions
+    assert line == f"10 arrays: F32 -> {dtype} (as asked for)"
+    ids = list(range(1, 60))
+    expected, found = plain.logits(ids), packed.logits(ids)
+    assert not (expected == found).all()
+    assert kl_divergence(expected, found) < (1.0 if dtype == "Q4_1" else 0.03)
+
+
+def test_what_cannot_be_quantized_stays_and_is_not_said_to_be(folder: Path) -> None:
+    about = fanlight.load(folder, quantize="q8_0").describe()  # rows of 36 weights are no whole blocks
+    assert about.conversions == ()

@@ -27,7 +27,7 @@ def test_activations_equal_reference(native: Any, activation: str) -> None:
     eye, n = np.eye(1, dtype=np.float32), len(WIDE)
     results = []
     for ops, x in both(native, WIDE.reshape(n, 1)):
-        results.append(ops.linear(x, ops.pack("F32", 1, [Part(eye.tobytes(), 1)], activation=activation)).numpy())
+        results.append(ops.linear(x, ops.pack(1, [Part(eye.tobytes(), 1, "F32")], activation=activation)).numpy())
     np.testing.assert_allclose(results[0], results[1], rtol=3e-6, atol=1e-6)
 
 
@@ -36,10 +36,10 @@ def test_activations_equal_reference(native: Any, activation: str) -> None:
 def test_a_gated_matrix_adds_its_bias_before_the_gate(native: Any, activation: str, n_out: int) -> None:
     rng = np.random.default_rng(n_out)
     gate, up, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((n_out, 7), (n_out, 7), (2, n_out)))
-    parts = [Part(gate.tobytes(), n_out), Part(up.tobytes(), n_out)]
+    parts = [Part(gate.tobytes(), n_out, "F32"), Part(up.tobytes(), n_out, "F32")]
     results = []
     for ops, x in both(native, rng.standard_normal((3, 7))):
-        w = ops.pack("F32", 7, parts, bias=bias.tobytes(), activation=activation, gated=True)
+        w = ops.pack(7, parts, bias=bias.tobytes(), activation=activation, gated=True)
         results.append(ops.linear(x, w).numpy())
     np.testing.assert_allclose(results[0], results[1], rtol=1e-5, atol=2e-6)
 

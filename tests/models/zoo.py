@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from models.zoo_llamas import LLAMAS
+from models.zoo_others import OTHERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from transformers import PreTrainedModel
 
-ZOO: dict[str, Callable[[], PreTrainedModel]] = {**LLAMAS}
+ZOO: dict[str, Callable[[], PreTrainedModel]] = {**LLAMAS, **OTHERS}

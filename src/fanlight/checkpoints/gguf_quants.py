@@ -1,4 +1,5 @@
-"""Stored weights <-> float32 numbers, in NumPy. What the block types mean is in `kernels.reference_weights`.
+"""Stored weights <-> float32 numbers, in NumPy. What the block types mean is in `kernels.reference_weights`,
+how numbers are rounded in `kernels.reference_repack`.
 
 In: an Array, or numbers. Out: numbers, or the bytes of an Array. Knows no file and no kernel. For tests, export and
 looking at weights; a model's own arithmetic is in `kernels`.
@@ -15,7 +16,8 @@ import numpy as np
 
 from fanlight.checkpoints.files import shown
 from fanlight.errors import CheckpointError, OptionError
-from fanlight.kernels.reference_weights import BLOCK, BLOCKS, FLOATS, HALF, dequantize_blocks, widen
+from fanlight.kernels.reference_repack import inverse, join_nibbles, near_half, numbers, round_blocks
+from fanlight.kernels.reference_weights import BLOCK, BLOCKS, FLOATS, elements
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
     from fanlight.checkpoints.arrays import Array
 
 DTYPES = (*FLOATS, *BLOCKS)
-"""What `dequantize` and `quantize` take."""
+"""What `dequantize` takes."""
+ROUNDED = ("Q4_0", "Q4_1", "Q8_0")
+QUANTIZES = ("F32", "F16", "BF16", *ROUNDED)
+"""What `quantize` makes."""
 
 
 def dequantize(array: Array) -> NDArray[np.float32]:
@@ -37,7 +42,7 @@ def dequantize(array: Array) -> NDArray[np.float32]:
         raise CheckpointError(
             f"{what} has type {shown(array.dtype)}, expected one of {', '.join(DTYPES)}; get the model in such a type"
         )
-    n_elements, per_block = math.prod(array.shape), BLOCK if array.dtype in BLOCKS else 1
+    n_elements, per_block = math.prod(array.shape), elements(array.dtype)
     n_columns = array.shape[-1] if array.shape else 1
     expected = n_elements // per_block * stored.itemsize
     if n_columns % per_block or expected != array.data.nbytes:
@@ -46,19 +51,19 @@ def dequantize(array: Array) -> NDArray[np.float32]:
             f"bytes, expected a multiple of {per_block} weights and {expected} bytes; download the file again"
         )
     values = np.frombuffer(array.data, dtype=stored)
-    return (dequantize_blocks(values) if array.dtype in BLOCKS else widen(values, array.dtype)).reshape(array.shape)
+    return numbers(values, array.dtype).reshape(array.shape)
 
 
 def quantize(values: ArrayLike, dtype: str) -> bytes:
     """The numbers as an Array of this dtype stores them, row after row; the last axis is a row.
 
     Rounding is ggml's: each block's scale is found in float32, the weights are rounded with it, and it is then stored
-    as F16. Errors: OptionError for a type not in DTYPES, a row that is no multiple of the block, or numbers that are
-    not finite where there are blocks.
+    as F16 (beyond 65504: as 65504, where ggml stores infinity). Errors: OptionError for a type not in QUANTIZES, a row
+    that is no multiple of the block, or numbers that are not finite where there are blocks.
     """
     x = np.ascontiguousarray(values, dtype=np.float32)
-    if dtype not in DTYPES:
-        raise OptionError(f"cannot quantize to {shown(dtype)}, expected one of {', '.join(DTYPES)}")
+    if dtype not in QUANTIZES:
+        raise OptionError(f"cannot quantize to {shown(dtype)}, expected one of {', '.join(QUANTIZES)}")
     if dtype == "BF16":
         return _to_bf16(x).tobytes()
     if dtype in FLOATS:
@@ -70,10 +75,7 @@ def quantize(values: ArrayLike, dtype: str) -> bytes:
     if not np.isfinite(x).all():
         raise OptionError(f"cannot quantize NaN or infinity to {dtype}, expected finite numbers")
     rows = x.reshape(-1, BLOCK)
-    blocks = np.empty(len(rows), dtype=BLOCKS[dtype])
-    with np.errstate(over="ignore"):  # beyond 65504: an infinite scale
-        {"Q4_0": _fill_q4_0, "Q4_1": _fill_q4_1, "Q8_0": _fill_q8_0}[dtype](rows, blocks)
-    return blocks.tobytes()
+    return (_round_q4_0(rows) if dtype == "Q4_0" else round_blocks(rows, dtype)).tobytes()
 
 
 def _to_bf16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -84,34 +86,10 @@ def _to_bf16(x: NDArray[np.float32]) -> NDArray[np.uint16]:
     return np.where(np.isnan(x), quiet_nan, rounded).astype("<u2")
 
 
-def _inverse(d: NDArray[np.float32]) -> NDArray[np.float32]:
-    """1 / d, and 0 for a block of zeros (or of numbers so small that 1 / d is infinite)."""
-    with np.errstate(divide="ignore", over="ignore"):
-        inverse = np.float32(1) / d
-    return np.where(np.isfinite(inverse), inverse, np.float32(0))  # (n, 1)
-
-
-def _pack_nibbles(q: NDArray[np.float32]) -> NDArray[np.uint8]:
-    nibbles = np.minimum(q, 15).astype(np.uint8)  # (n, 32)
-    return nibbles[:, :HALF] | (nibbles[:, HALF:] << np.uint8(4))
-
-
-def _fill_q8_0(x: NDArray[np.float32], blocks: NDArray[Any]) -> None:
-    d = np.abs(x).max(axis=1, keepdims=True) / np.float32(127)
-    scaled = x * _inverse(d)
-    whole = np.trunc(scaled)
-    away = np.copysign(np.float32(1), scaled) * (np.abs(scaled - whole) >= 0.5)  # ties away from zero, as C's roundf
-    blocks["d"], blocks["q"] = d[:, 0], whole + away
-
-
-def _fill_q4_0(x: NDArray[np.float32], blocks: NDArray[Any]) -> None:
+def _round_q4_0(x: NDArray[np.float32]) -> NDArray[Any]:
     extreme = np.take_along_axis(x, np.abs(x).argmax(axis=1)[:, None], axis=1)
     d = extreme / np.float32(-8)  # the number farthest from zero, whatever its sign, becomes -8
-    blocks["d"], blocks["q"] = d[:, 0], _pack_nibbles(np.trunc(x * _inverse(d) + np.float32(8.5)))
-
-
-def _fill_q4_1(x: NDArray[np.float32], blocks: NDArray[Any]) -> None:
-    low = x.min(axis=1, keepdims=True)
-    d = (x.max(axis=1, keepdims=True) - low) / np.float32(15)
-    blocks["d"], blocks["m"] = d[:, 0], low[:, 0]
-    blocks["q"] = _pack_nibbles(np.trunc((x - low) * _inverse(d) + np.float32(0.5)))
+    blocks = np.empty(len(x), BLOCKS["Q4_0"])
+    blocks["d"] = near_half(d)[:, 0]
+    blocks["q"] = join_nibbles(np.minimum(np.trunc(x * inverse(d) + np.float32(8.5)), 15))
+    return blocks

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from fanlight.cli.options import Option
 from fanlight.cli.output import COLORS, Output
 from fanlight.decoding.config import GenerationConfig
-from fanlight.kernels import KINDS, QUANTIZE
+from fanlight.kernels import KINDS
+from fanlight.kernels.ops import QUANTIZE
 
 if TYPE_CHECKING:
     from fanlight.api import Model
@@ -62,7 +63,11 @@ MODEL_OPTIONS = (
         "the C++ kernels, or their NumPy twins, which are far slower (default: native where it was built)",
         choices=KINDS,
     ),
-    Option("quantize", "store float weights in fewer bits: smaller, faster, a little less exact", choices=QUANTIZE),
+    Option(
+        "quantize",
+        "store float weights in fewer bits: smaller, faster, a little less exact",
+        choices=tuple(name.lower() for name in QUANTIZE),
+    ),
     Option(
         "backend",
         "Fanlight's own code, or transformers (default: native where Fanlight knows the architecture)",

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from fanlight.kernels.ops import Ops
 
 KINDS = ("native", "reference")
-QUANTIZE = ("q8_0", "q4_1")
-"""What float matrices can become on the way in."""
 
 
 # The casts below: an op takes what ops of the same module made, which the interface, one for both, cannot say.

@@ -20,8 +20,50 @@ if TYPE_CHECKING:
 Buffer = Any
 """Anything with the buffer protocol: bytes, memoryview, array.array, NumPy array."""
 
-DTYPES = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0")
-"""Weight types that `pack` takes. F*: numbers, row-major. Q*: GGUF blocks of 32 weights, row after row."""
+
+class Packed(NamedTuple):
+    """What `pack` makes of a stored type."""
+
+    dtype: str
+    """The type that the kernels multiply with."""
+    exact: bool
+    """Whether every weight stays the same number."""
+    how: str
+
+
+PACKED_AS = {
+    "F32": Packed("F32", True, "as stored"),
+    "F16": Packed("F16", True, "as stored"),
+    "BF16": Packed("BF16", True, "as stored"),
+    "F64": Packed("F32", False, "rounded to float32"),
+    "Q4_0": Packed("Q4_1", True, "integers kept; the minimum is -8 * scale"),
+    "Q4_1": Packed("Q4_1", True, "as stored"),
+    "Q5_0": Packed("Q8_0", True, "integers kept"),
+    "Q5_1": Packed("Q8_0", False, "rounded to 8 bits"),
+    "Q8_0": Packed("Q8_0", True, "as stored"),
+    "Q2_K": Packed("Q8_0", False, "rounded to 8 bits"),
+    "Q3_K": Packed("Q8_0", True, "integers times their small scales, which fit a byte"),
+    "Q4_K": Packed("Q4_1", False, "integers kept; scales and minima rounded to half precision"),
+    "Q5_K": Packed("Q8_0", False, "rounded to 8 bits"),
+    "Q6_K": Packed("Q8_0", False, "rounded to 8 bits"),
+    "IQ4_NL": Packed("Q8_0", True, "the table's integers"),
+    "IQ4_XS": Packed("Q8_0", False, "the table's integers; scales rounded to half precision"),
+}
+"""Weight types that `pack` takes. F*: numbers, row-major. Others: GGUF blocks of 32 or 256 weights, row after row.
+
+What packing adds to a type's own error, as root mean square in percent of the weights (Gaussian; quantised by ggml), and how
+much larger the whole error becomes by it:
+
+    Q4_K    7.135  + 0.064   x 1.000        Q2_K   29.68   + 0.52   x 1.000        Q5_K   3.61  + 0.53   x 1.011
+    IQ4_XS  7.671  + 0.018   x 1.000        Q5_1    3.79   + 0.54   x 1.010        Q6_K   1.78  + 0.53   x 1.046
+
+So there are no tiles with a minimum for 8 bits (Q5_K, Q5_1) or with a scale for 16 weights (Q6_K): they would make the file's
+own rounding smaller by 1 to 5 percent, and activations are rounded to 8 bits as well.
+"""
+
+DTYPES = tuple(PACKED_AS)
+QUANTIZE = ("Q8_0", "Q4_1")
+"""What `pack` can round float weights to."""
 
 ACTIVATIONS = ("none", "silu", "gelu_tanh", "gelu", "relu", "tanh")
 GATES = ("silu", "gelu_tanh")
@@ -53,6 +95,14 @@ class Linear(Protocol):
     @property
     def nbytes(self) -> int:
         """Bytes that the packed weights take."""
+
+    @property
+    def dtype(self) -> str:
+        """The packed types, in the order of the parts: "Q4_1", or "Q4_1+Q8_0"."""
+
+    @property
+    def part_dtypes(self) -> Sequence[str]:
+        """The packed type of each part."""
 
 
 class Rope(Protocol):
@@ -110,6 +160,8 @@ class Part(NamedTuple):
 
     data: Buffer
     n_rows: int
+    dtype: str
+    """One of DTYPES."""
     row_order: Sequence[int] | None = None
     """Packed row i is stored row row_order[i]; None keeps the order."""
     transposed: bool = False
@@ -140,16 +192,20 @@ class Ops(Protocol):
 
     def pack(
         self,
-        dtype: str,
         n_in: int,
         parts: Sequence[Part],
         *,
+        quantize: str | None = None,
         bias: Buffer | None = None,
         activation: str = "none",
         gated: bool = False,
         mapped: bool = False,
     ) -> Linear:
         """Stack `parts` (rows = outputs) into one matrix in the kernel's own layout.
+
+        Each part is packed as PACKED_AS says; `quantize`, one of QUANTIZE, rounds float parts to that type by ggml's rule, if
+        n_in is a multiple of 32. Where types of parts meet within 32 rows, all parts become one type: Q8_0 if any is
+        quantised, else F32. `Linear.dtype` tells.
 
         `gated` takes two parts of equal size, gate and up: the result is activation(x @ gate.T) * (x @ up.T), half as wide.
         Packing may go on in the background: the data must not change until `finish_packing`. `mapped`: the data is part of

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fanlight.errors import KernelError
-from fanlight.kernels.ops import ACTIVATIONS, DTYPES, GATES, Buffer, Part
+from fanlight.kernels.ops import ACTIVATIONS, GATES, Buffer, Part
 from fanlight.kernels.reference_attention import attention, kv_pool, rope, store_kv
+from fanlight.kernels.reference_parts import packed_parts
 from fanlight.kernels.reference_rows import (
     argmax,
     gather,
@@ -34,7 +35,7 @@ from fanlight.kernels.reference_rows import (
     top_p,
 )
 from fanlight.kernels.reference_tensor import Tensor, check_indices
-from fanlight.kernels.reference_weights import BLOCK, BLOCKS, FLOATS, dequantize_blocks, widen
+from fanlight.kernels.reference_weights import BLOCK, BLOCKS
 
 __all__ = [
     "add",
@@ -75,12 +76,17 @@ name = "reference"
 
 
 class Linear:
-    """Dequantised weights (n_out, n_in), gate above up if gated, with bias and activation."""
+    """Dequantised weights (rows, n_in) of each part, gate before up if gated, with bias and activation."""
 
     def __init__(
-        self, dtype: str, weights: NDArray[np.float32], bias: NDArray[np.float32] | None, activation: str, gated: bool
+        self,
+        parts: Sequence[tuple[str, NDArray[np.float32]]],
+        bias: NDArray[np.float32] | None,
+        activation: str,
+        gated: bool,
     ) -> None:
-        self.dtype, self.weights, self.bias, self.activation, self.gated = dtype, weights, bias, activation, gated
+        self.parts, self.bias, self.activation, self.gated = parts, bias, activation, gated
+        self.weights = np.concatenate([weights for _, weights in parts])
 
     @property
     def n_in(self) -> int:
@@ -93,6 +99,14 @@ class Linear:
     @property
     def nbytes(self) -> int:
         return int(self.weights.nbytes)
+
+    @property
+    def dtype(self) -> str:
+        return "+".join(dict.fromkeys(self.part_dtypes))
+
+    @property
+    def part_dtypes(self) -> list[str]:
+        return [packed for packed, _ in self.parts]
 
 
 # -- matrices -----------------------------------------------------------------------------------------------------------
@@ -109,65 +123,34 @@ def tensor(data: Buffer, n_columns: int) -> Tensor:
 
 
 def pack(
-    dtype: str,
     n_in: int,
     parts: Sequence[Part],
     *,
+    quantize: str | None = None,
     bias: Buffer | None = None,
     activation: str = "none",
     gated: bool = False,
     mapped: bool = False,
 ) -> Linear:
     """See `ops.Ops.pack`. Done at once; mapped pages are left to the system."""
-    if dtype not in DTYPES:
-        raise KernelError(f"pack: no kernel for weights of type {dtype!r}; there are {', '.join(DTYPES)}")
     if activation not in ACTIVATIONS:
         raise KernelError(f"pack: unknown activation {activation!r}; known are {', '.join(ACTIVATIONS)}")
-    block = BLOCK if dtype in BLOCKS else 1
-    if n_in < 1 or n_in % block:
-        raise KernelError(f"pack: n_in is {n_in}, {dtype} needs a positive multiple of {block}")
-    if not parts:
-        raise KernelError("pack: no parts")
     if gated and (len(parts) != 2 or parts[0].n_rows != parts[1].n_rows):
         raise KernelError("pack: a gated matrix takes two parts of equal size")
     if gated and activation not in GATES:
         raise KernelError(f"pack: the activation of a gated matrix can be {' or '.join(GATES)}, not {activation!r}")
-    weights = np.concatenate([_stored(dtype, n_in, part) for part in parts])  # (n_out, n_in)
+    packed = packed_parts(n_in, parts, quantize, gated)
+    n_out = sum(part.n_rows for part in parts)
     if bias is None:
-        return Linear(dtype, weights, None, activation, gated)
+        return Linear(packed, None, activation, gated)
     values = np.frombuffer(memoryview(bias).cast("B"), np.float32)
-    if len(values) != len(weights):
-        raise KernelError(f"pack: the bias has {len(values)} values for {len(weights)} rows")
-    return Linear(dtype, weights, values.copy(), activation, gated)
+    if len(values) != n_out:
+        raise KernelError(f"pack: the bias has {len(values)} values for {n_out} rows")
+    return Linear(packed, values.copy(), activation, gated)
 
 
 def finish_packing() -> None:
     """Nothing is left to do."""
-
-
-def _stored(dtype: str, n_in: int, part: Part) -> NDArray[np.float32]:
-    data, n_rows, row_order, transposed = part
-    if n_rows < 1:
-        raise KernelError(f"pack: a part has {n_rows} rows")
-    stored = BLOCKS.get(dtype) or FLOATS[dtype]
-    block = BLOCK if dtype in BLOCKS else 1
-    raw = memoryview(data).cast("B")
-    expected = n_rows * n_in // block * stored.itemsize
-    if raw.nbytes != expected:
-        raise KernelError(f"pack: {n_rows} rows of {n_in} x {dtype} take {expected} bytes, the data has {raw.nbytes}")
-    if transposed and block > 1:
-        raise KernelError(f"pack: {dtype} cannot be transposed")
-    values = np.frombuffer(raw, stored)
-    numbers = dequantize_blocks(values) if dtype in BLOCKS else widen(values, dtype)
-    matrix: NDArray[np.float32] = numbers.reshape(n_in, n_rows).T if transposed else numbers.reshape(n_rows, n_in)
-    if row_order is None:
-        return matrix
-    if len(row_order) != n_rows:
-        raise KernelError(f"pack: row_order has {len(row_order)} entries for {n_rows} rows")
-    if not all(0 <= stored_row < n_rows for stored_row in row_order):
-        raise KernelError(f"pack: row_order holds {min(row_order)} to {max(row_order)}, rows are 0 to {n_rows - 1}")
-    ordered: NDArray[np.float32] = matrix[np.asarray(row_order)]
-    return ordered
 
 
 def round_activations(x: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -204,8 +187,11 @@ def linear(x: Tensor, w: Linear, residual: Tensor | None = None) -> Tensor:
     """See `ops.Ops.linear`."""
     if x.shape[1] != w.n_in:
         raise KernelError(f"linear: x has {x.shape[1]} columns, the matrix takes {w.n_in}")
-    inputs = round_activations(x.array) if w.dtype in BLOCKS else x.array.astype(np.float64)
-    y = inputs @ w.weights.T.astype(np.float64)  # (T, n_in) -> (T, n_out or 2 n_out)
+    inputs = x.array.astype(np.float64)
+    rounded = round_activations(x.array) if any(packed in BLOCKS for packed, _ in w.parts) else inputs
+    y = np.concatenate(  # (T, n_in) -> (T, n_out or 2 n_out)
+        [(rounded if packed in BLOCKS else inputs) @ part.T.astype(np.float64) for packed, part in w.parts], axis=1
+    )
     if w.bias is not None:
         y = y + w.bias
     if w.gated:

@@ -186,9 +186,9 @@ def read_config(source: Source) -> DecoderConfig:
             _default(source, key, values) if name is None else f.read(key.kind, name, _default(source, key, values))
         )
     tied = not source.stores("head") if source.is_gguf else f.flag("tie_word_embeddings", source.arch.tied_head)
-    values["tied_head"], most = tied, values["n_ctx"]
+    values["tied_head"], values["n_ctx_declared"] = tied, values["n_ctx"]
     source.arch.refine(source, values)
-    most = max(most, values["n_ctx"])
+    most = max(values["n_ctx_declared"], values["n_ctx"])
     if source.n_ctx is not None:
         if not 1 <= source.n_ctx <= most:
             raise OptionError(f"n_ctx must be from 1 to {most}, the context window of this model: got {source.n_ctx}")
@@ -208,7 +208,7 @@ def _default(source: Source, key: Key, values: Values) -> Any:
 
 def write_hf_config(arch: Architecture, config: DecoderConfig) -> Values:
     """config.json of this model. Errors: CheckpointError where transformers' class has no word for it."""
-    names = {key.hf: _spelled(key, getattr(config, key.field)) for key in arch.keys if key.hf is not None}
+    names = {key.hf: _spelled(key, _stored_value(key, config)) for key in arch.keys if key.hf is not None}
     return {
         "architectures": [arch.hf_class],
         "model_type": arch.model_type,
@@ -219,15 +219,23 @@ def write_hf_config(arch: Architecture, config: DecoderConfig) -> Values:
 
 
 def write_gguf_config(arch: Architecture, config: DecoderConfig) -> tuple[Values, dict[str, list[float]]]:
-    """GGUF metadata of this model under full keys, and the small arrays that go with it."""
+    """GGUF metadata of this model under full keys, and the small arrays that go with it. Errors: CheckpointError where the
+    format knows no such model.
+    """
+    if GGUF not in arch.layouts:
+        raise CheckpointError(f"GGUF has no form of {arch.model_type}; write a folder instead")
     more, arrays = arch.to_gguf(config)
     own = {
-        key.gguf: getattr(config, key.field)
+        key.gguf: _stored_value(key, config)
         for key in arch.keys
         if key.gguf is not None and key.kind not in ("activation", "gate")
     }
     values = {f"{arch.gguf}.{name}": value for name, value in {**own, **more}.items() if value is not None}
     return {"general.architecture": arch.gguf, **values}, arrays
+
+
+def _stored_value(key: Key, config: DecoderConfig) -> Any:
+    return config.n_ctx_declared or config.n_ctx if key.field == "n_ctx" else getattr(config, key.field)
 
 
 def _spelled(key: Key, value: Any) -> Any:

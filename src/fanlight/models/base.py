@@ -23,6 +23,7 @@ class DecoderConfig:
     n_ffn: int
     n_vocab: int
     n_ctx: int
+    """The window that this decoder runs with."""
     norm_eps: float
     activation: str = "silu"
     tied_head: bool = False
@@ -51,6 +52,10 @@ class DecoderConfig:
     """Norms stand before attention and feed-forward; otherwise after the sum (small OPT)."""
     n_embed_in: int | None = None
     """Width of the embedding and the head where a projection lies between them and the blocks (small OPT)."""
+    final_norm: bool = True
+    """Whether a norm follows the last block."""
+    n_ctx_declared: int = 0
+    """The window that the checkpoint declares; where rotation can stretch it or the caller limits it, not that of n_ctx."""
 
     def window(self, layer: int) -> int:
         """How many positions this layer sees; 0: all."""

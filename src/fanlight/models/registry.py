@@ -18,24 +18,21 @@ from fanlight.models.base import Decoder
 from fanlight.models.encoder import BidirectionalEncoder
 from fanlight.models.weights import LoadReport, Weights
 
-MODEL_TYPES = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "smollm3")
+MODEL_TYPES = ("gpt2", "gpt_neox", "llama", "mistral", "opt", "phi3", "qwen2", "qwen3", "smollm3")
 """config.json's model_type; the architecture's file has the same name."""
 
-ENCODERS = ("bert",)
-"""model_type of those that read texts and write none."""
+GGUF_TYPES = {name: name for name in ("gpt2", "llama", "phi3", "qwen2", "qwen3", "smollm3")} | {"gptneox": "gpt_neox"}
+"""general.architecture -> model_type. Mistral's files say llama; the format has no OPT."""
 
-GGUF_TYPES = {name: name for name in ("gpt2", "llama", "qwen2", "qwen3", "smollm3", *ENCODERS)}
-"""general.architecture -> model_type."""
+ENCODERS = ("bert",)
+"""Those that read texts and write none; both formats use the same names."""
 
 
 def find_architecture(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Architecture:
     """The architecture of a checkpoint. Errors: CheckpointError, which lists what there is."""
     gguf = checkpoint.format == "gguf"
-    key, known = (
-        ("general.architecture", GGUF_TYPES)
-        if gguf
-        else ("model_type", {name: name for name in MODEL_TYPES + ENCODERS})
-    )
+    key, names = ("general.architecture", GGUF_TYPES) if gguf else ("model_type", {name: name for name in MODEL_TYPES})
+    known = {**names, **{name: name for name in ENCODERS}}
     kind = config.get(key)
     if not isinstance(kind, str) or kind not in known:
         other = "" if gguf else "; others run through transformers: pip install 'fanlight[hf]'"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from fanlight.checkpoints.arrays import Array, Checkpoint
 from fanlight.errors import CheckpointError
-from fanlight.kernels.ops import DTYPES, Linear, Ops, Part, Tensor
+from fanlight.kernels.ops import DTYPES, PACKED_AS, Linear, Ops, Part, Tensor
 from fanlight.models.architecture import Layout, stored_names
 from fanlight.models.base import DecoderConfig
 
@@ -62,7 +62,7 @@ class LoadReport:
     dtypes: dict[str, int] = field(default_factory=dict)
     """Bytes as stored, by type."""
     conversions: list[str] = field(default_factory=list)
-    """Arrays that were stored in a type without a kernel of its own."""
+    """Arrays whose type changed on the way into memory, and how; a line for each kind of change."""
     unread: list[str] = field(default_factory=list)
     arrays: list[StoredArray] = field(default_factory=list)
     """Everything that was read, in the order of use."""
@@ -82,6 +82,7 @@ class Weights:
         self._checkpoint, self._layout, self._config, self._quantize = checkpoint, layout, config, quantize
         self._stored_names = stored_names(layout, checkpoint.arrays)
         self._unread = set(checkpoint.arrays)
+        self._changed: dict[str, list[str]] = {}
 
     @property
     def cache_dtype(self) -> str:
@@ -145,20 +146,22 @@ class Weights:
         bias: "w_..." have a "b_..." each. table: rows are only looked up, so that a decode step does not read the matrix.
         """
         arrays = [self._rows(slot, n_in) for slot in slots]
-        dtype = arrays[0].dtype
-        data: list[bytes | memoryview] = [stored.data for stored in arrays]
-        mapped = dtype in DTYPES and all(stored.dtype == dtype for stored in arrays)
-        if not mapped:
-            data, dtype = [self._as_float32(stored) for stored in arrays], "F32"
-            self.report.conversions += [
-                f"{stored.name}: {stored.dtype} -> F32" for stored in arrays if stored.dtype != "F32"
-            ]
         parts = [
-            Part(raw, slot.n_out, self._row_order(slot), short(slot.name) in self._layout.transposed)
-            for raw, slot in zip(data, slots, strict=True)
+            Part(
+                stored.data,
+                slot.n_out,
+                self._packable(stored),
+                self._row_order(slot),
+                short(slot.name) in self._layout.transposed,
+            )
+            for stored, slot in zip(arrays, slots, strict=True)
         ]
         bias_bytes = b"".join(self._bias(slot) for slot in slots) if bias else None
-        packed = self.ops.pack(dtype, n_in, parts, bias=bias_bytes, activation=activation, gated=gated, mapped=mapped)
+        packed = self.ops.pack(
+            n_in, parts, quantize=self._quantize, bias=bias_bytes, activation=activation, gated=gated, mapped=True
+        )
+        for stored, dtype in zip(arrays, packed.part_dtypes, strict=True):
+            self._note(stored, dtype)
         self.report.packed_bytes += packed.nbytes
         if not table:
             self.packed.append(packed)
@@ -187,10 +190,23 @@ class Weights:
             return array("f", [stored[row] for row in order]).tobytes()
         return bytes(values)[4 * slot.first_row : 4 * (slot.first_row + slot.n_out)]
 
+    def _note(self, stored: Array, dtype: str) -> None:
+        """Keep count of the arrays that are in memory as another type."""
+        if stored.dtype == dtype:
+            return
+        known = PACKED_AS[stored.dtype]
+        asked = self._quantize if stored.dtype in FLOAT_TYPES else None
+        how = "as asked for" if dtype == asked else known.how if dtype == known.dtype else "as the rest of its matrix"
+        self._changed.setdefault(f"{stored.dtype} -> {dtype} ({how})", []).append(stored.name)
+
     def finish(self) -> LoadReport:
         """The report. An unread array that the layout calls essential is a CheckpointError: it belongs to a computation
         that this architecture does not have, and the logits would be wrong.
         """
+        self.report.conversions = [
+            f"{names[0] if len(names) == 1 else f'{len(names)} arrays'}: {what}"
+            for what, names in self._changed.items()
+        ]
         self.report.unread = sorted(name for name in self._unread if not name.endswith(self._layout.ignored))
         for name in self.report.unread:
             if name.startswith(self._layout.essential):
@@ -205,6 +221,15 @@ class Weights:
         i = _BLOCK.match(name)
         return self._stored_names[_BLOCK.sub("blocks.{i}.", name)].replace("{i}", i[1] if i else "")
 
+    def _packable(self, stored: Array) -> str:
+        """The array's type, if there is arithmetic for it."""
+        if stored.dtype in DTYPES:
+            return stored.dtype
+        raise CheckpointError(
+            f"{self.report.path}: tensor {stored.name!r} has type {stored.dtype}; Fanlight computes with {', '.join(DTYPES)}: "
+            "get the model in one of these types"
+        )
+
     def _as_float32(self, stored: Array) -> bytes | memoryview:
         """A float type as float32 bytes, without NumPy where that is easy; block types through their definition."""
         if stored.dtype == "F32":
@@ -215,11 +240,7 @@ class Weights:
             return array("f", struct.unpack(f"<{stored.data.nbytes // 2}e", stored.data)).tobytes()
         if stored.dtype == "F64":
             return array("f", array("d", bytes(stored.data))).tobytes()
-        if stored.dtype not in DTYPES:
-            raise CheckpointError(
-                f"{self.report.path}: tensor {stored.name!r} has type {stored.dtype}; Fanlight computes with {', '.join(DTYPES)}: "
-                "get the model in one of these types"
-            )
+        self._packable(stored)
         from fanlight.checkpoints.gguf_quants import dequantize
 
         return dequantize(stored).tobytes()

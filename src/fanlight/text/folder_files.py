@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tokenizers import AddedToken
 
 _MAX_BYTES = 256 << 20
-_MAX_ID = 1 << 26
+MAX_ID = 1 << 26
 
 
 def check_size(path: Path) -> None:
@@ -71,8 +71,8 @@ def _id(value: Any, path: Path) -> int:
         token = int(value)
     except (TypeError, ValueError):
         raise TokenizerError(f"{path}: added tokens: expected an id, found {value!r}") from None
-    if not 0 <= token < _MAX_ID:
-        raise TokenizerError(f"{path}: added tokens: expected an id from 0 to {_MAX_ID - 1}, found {token}")
+    if not 0 <= token < MAX_ID:
+        raise TokenizerError(f"{path}: added tokens: expected an id from 0 to {MAX_ID - 1}, found {token}")
     return token
 
 

@@ -232,7 +232,11 @@ def _finished(
     if fallback is None:
         fallback = json.loads(library.model.__getstate__()).get("byte_fallback", False)
     byte_level = spelling.kind == "byte-level"
-    single, pair = _templates(library) if flags is None else around(*_flags(source.config, named, flags))
+    single, pair = (
+        guarded(f"{source.folder}: the tokenizer failed on a text: ", lambda: _templates(library))
+        if flags is None
+        else around(*_flags(source.config, named, flags))
+    )
     return Made(
         backend=backend,
         spelling=spelling,

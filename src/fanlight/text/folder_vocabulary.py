@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanlight.errors import TokenizerError
-from fanlight.text.folder_files import added_tokens, chat_template, generation_ends, read_object
+from fanlight.text.folder_files import MAX_ID, added_tokens, chat_template, generation_ends, read_object
 from fanlight.text.folder_models import (
     SENTENCEPIECE_NAMES,
     Source,
@@ -33,6 +33,10 @@ def read(path: str | PathLike[str], n_vocab: int | None = None) -> Vocabulary:
     texts = {**read_object(folder / "special_tokens_map.json"), **{k: v for k, v in config.items() if v is not None}}
     made = _form(folder)(Source(folder=folder, config=config, texts=texts, added=added_tokens(folder, config)))
     ids, special = made.named, made.backend.special
+    if made.n_known > MAX_ID:
+        raise TokenizerError(
+            f"{folder}: expected token ids below {MAX_ID}, found {made.n_known - 1}; the file is damaged"
+        )
 
     ends = [ids["eos_token"], *generation_ends(folder)]
     ends += [i for i in sorted(special) if made.backend.piece(i) in END_OF_TEXT_TOKENS]
