@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from models.zoo_gemmas import GEMMAS
 from models.zoo_llamas import LLAMAS
 
 if TYPE_CHECKING:
@@ -11,4 +12,4 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-ZOO: dict[str, Callable[[], PreTrainedModel]] = {**LLAMAS}
+ZOO: dict[str, Callable[[], PreTrainedModel]] = {**LLAMAS, **GEMMAS}

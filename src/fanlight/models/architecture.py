@@ -193,6 +193,16 @@ def write_gguf_config(arch: Architecture, config: DecoderConfig) -> tuple[Values
     return {"general.architecture": arch.gguf, **values}, arrays
 
 
+def refuse_for_gguf(config: DecoderConfig, facts: Mapping[str, bool]) -> None:
+    """What a GGUF file of this architecture takes for granted, and whether it holds. Errors: CheckpointError."""
+    for fact, holds in facts.items():
+        if not holds:
+            raise CheckpointError(
+                f"a GGUF file of {config.model_type} has {fact}, because llama.cpp knows nothing else; "
+                "this model differs: keep it in safetensors"
+            )
+
+
 def _spelled(key: Key, value: Any) -> Any:
     if key.kind in ("activation", "gate"):
         return HF_ACTIVATIONS[value][0]
