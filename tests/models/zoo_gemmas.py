@@ -71,7 +71,11 @@ GEMMAS: dict[str, partial[PreTrainedModel]] = {
         gemma3, final_logit_softcapping=6.0, query_pre_attn_scalar=24, tie_word_embeddings=False, sliding_window=64
     ),
     "gemma3 with biases and its own layers": partial(
-        gemma3, attention_bias=True, num_hidden_layers=4, layer_types=[SLIDING, FULL, SLIDING, SLIDING], sliding_window=9
+        gemma3,
+        attention_bias=True,
+        num_hidden_layers=4,
+        layer_types=[SLIDING, FULL, SLIDING, SLIDING],
+        sliding_window=9,
     ),
     "gemma3 with windows alone": partial(gemma3, num_hidden_layers=3, sliding_window=65),
     "gemma3 without windows": partial(gemma3, num_hidden_layers=2, layer_types=[FULL] * 2),

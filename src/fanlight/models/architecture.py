@@ -262,10 +262,12 @@ def hf_windows(source: Source, n_layer: int, layer_types: Sequence[str] | None =
     """How many positions each layer sees, as config.json says it: sliding_window and, where there are any, layer_types."""
     f = source.fields
     types = f.value("layer_types", layer_types)
-    if f.value("sliding_window") is None or not types or SLIDING not in types:
+    if types is None:
         return ()
-    if not isinstance(types, Sequence) or not {SLIDING, FULL}.issuperset(types):
-        raise f.refuse("layer_types", f"a list of {SLIDING!r} and {FULL!r}")
+    if not isinstance(types, Sequence) or any(kind not in (SLIDING, FULL) for kind in types):
+        raise f.refuse("layer_types", f"expected a list of {SLIDING!r} and {FULL!r}")
+    if f.value("sliding_window") is None or SLIDING not in types:
+        return ()
     window = f.size("sliding_window")
     return tuple(window if kind == SLIDING else 0 for kind in types)
 

@@ -6,6 +6,7 @@ which layers have a window: where they are silent, what llama.cpp knows by the a
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 
 from fanlight.kernels.ops import KVBatch, Tensor
@@ -70,14 +71,12 @@ def refine(source: Source, values: Values) -> None:
         values["rope"] = gguf_rope(source, values)
         values["windows"] = gguf_windows(source, values["n_layer"], STEP, f.size("attention.sliding_window", WINDOW))
         values["attn_scale"] = derived_scale(values, N_LAYER_27B)
-        caps = f.cap("attn_logit_softcapping", ATTN_CAP), f.cap("final_logit_softcapping", LOGIT_CAP)
-        values["attn_softcap"], values["logit_softcap"] = (0.0 if cap >= NO_CAP else cap for cap in caps)
     else:
         common_hf(source, values)
         values["rope"] = hf_rope(source, values)
         values["windows"] = windows_of_steps(source, values["n_layer"], STEP)
-        values["attn_softcap"] = _hf_cap(source, "attn_logit_softcapping", ATTN_CAP)
-        values["logit_softcap"] = _hf_cap(source, "final_logit_softcapping", LOGIT_CAP)
+    values["attn_softcap"] = _cap(source, "attn_logit_softcapping", ATTN_CAP)
+    values["logit_softcap"] = _cap(source, "final_logit_softcapping", LOGIT_CAP)
     llama.stretch(values)
 
 
@@ -89,9 +88,11 @@ def common_hf(source: Source, values: Values) -> None:
     values["attn_scale"] = f.size("query_pre_attn_scalar", 256) ** -0.5
 
 
-def _hf_cap(source: Source, key: str, default: float) -> float:
+def _cap(source: Source, key: str, default: float) -> float:
     """null is no cap, a missing key the default."""
-    return source.fields.cap(key) if key in source.config else default
+    stored = f"{source.arch.gguf}.{key}" if source.is_gguf else key
+    cap = source.fields.cap(key) if stored in source.config else default
+    return 0.0 if cap >= NO_CAP else cap
 
 
 def windows_of_steps(source: Source, n_layer: int, step: int) -> tuple[int, ...]:
@@ -104,7 +105,7 @@ def gguf_windows(source: Source, n_layer: int, step: int, window: int) -> tuple[
     """Windows by GGUF's sliding_window_pattern: a step (0: all layers have one), or a flag for each layer."""
     key = "attention.sliding_window_pattern"
     pattern = source.fields.value(key, step)
-    if isinstance(pattern, list) and set(pattern) <= {0, 1}:
+    if isinstance(pattern, array) and set(pattern) <= {0, 1}:
         return tuple(window if flag else 0 for flag in pattern)
     if isinstance(pattern, bool) or not isinstance(pattern, int) or pattern < 0:
         raise source.fields.refuse(key, "expected a whole number, or true or false for each layer")
@@ -123,7 +124,7 @@ def gguf_step(c: DecoderConfig, usual: int) -> Values:
 
 def derived_scale(values: Values, n_layer_27b: int) -> float:
     """What GGUF files do not state: 1 / sqrt(head_dim), but for the largest model, known by its layers."""
-    own = values["n_embd"] // values["n_head"] if values["n_layer"] == n_layer_27b else values["head_dim"]
+    own = max(values["n_embd"] // values["n_head"], 1) if values["n_layer"] == n_layer_27b else values["head_dim"]
     return float(own**-0.5)
 
 
@@ -131,7 +132,9 @@ def common_gguf(c: DecoderConfig, n_layer_27b: int) -> Values:
     """Metadata that Gemma 2 and Gemma 3 share. Errors: CheckpointError for what GGUF files of Gemma cannot say."""
     assert c.rope is not None
     values, arrays = rope_to_gguf(c.rope)
-    scale = derived_scale({"n_embd": c.n_embd, "n_head": c.n_head, "n_layer": c.n_layer, "head_dim": c.head_dim}, n_layer_27b)
+    scale = derived_scale(
+        {"n_embd": c.n_embd, "n_head": c.n_head, "n_layer": c.n_layer, "head_dim": c.head_dim}, n_layer_27b
+    )
     facts = {
         "no biases": not c.qkv_bias and not c.o_bias,
         "the activation gelu_tanh": c.activation == "gelu_tanh",
@@ -163,7 +166,7 @@ def to_hf(c: DecoderConfig) -> Values:
 
 def to_gguf(c: DecoderConfig) -> tuple[Values, dict[str, list[float]]]:
     """Metadata besides the keys."""
-    refuse_for_gguf(c, {"a tied head": c.tied_head})
+    refuse_for_gguf(c, {"a tied head": c.tied_head, "some layer with a window": any(c.windows)})
     caps = {"attn_logit_softcapping": c.attn_softcap or NO_CAP, "final_logit_softcapping": c.logit_softcap or NO_CAP}
     return {**common_gguf(c, N_LAYER_27B), **gguf_step(c, STEP), **caps}, {}
 
@@ -181,7 +184,6 @@ class Gemma2(llama.Llama):
     """A decoder of the Gemma 2 family. Immutable."""
 
     block = Block
-    blocks: list[Block]  # type: ignore[assignment]
 
     def forward(self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int]) -> Tensor:
         """See `models.base.Decoder`."""
@@ -189,6 +191,7 @@ class Gemma2(llama.Llama):
         linear, rms_norm, attention, eps = ops.linear, ops.rms_norm, ops.attention, c.norm_eps
         x = ops.scale(ops.embed(self.embed, ids), c.embed_scale)  # (T, E)
         for layer, b in enumerate(self.blocks):
+            assert isinstance(b, Block)
             h = rms_norm(x, b.attn_norm, eps)
             q = ops.store_kv(self.qkv(h, b), batch, layer, self.ropes[layer])  # (T, E) -> (T, H * D)
             if layer == c.n_layer - 1:  # from here on only the rows whose logits are wanted are read

@@ -51,9 +51,7 @@ def refine(source: Source, values: Values) -> None:
         f.only("attention.value_length", values["head_dim"])
         values["rope"] = gguf_rope(source, values)
         theta = f.number("rope.freq_base_swa", LOCAL_THETA)
-        values["local_rope"] = RopeConfig(
-            theta=theta, n_rotated=values["rope"].n_rotated, head_dim=values["head_dim"]
-        )
+        values["local_rope"] = RopeConfig(theta=theta, n_rotated=values["rope"].n_rotated, head_dim=values["head_dim"])
         if f.value("attention.sliding_window"):
             values["windows"] = gemma2.gguf_windows(source, n_layer, STEP, f.size("attention.sliding_window"))
         values["attn_scale"] = gemma2.derived_scale(values, N_LAYER_27B)
@@ -70,7 +68,8 @@ def refine(source: Source, values: Values) -> None:
 
 def to_hf(c: DecoderConfig) -> Values:
     """What config.json holds besides the keys."""
-    assert c.rope is not None and c.local_rope is not None
+    assert c.rope is not None
+    assert c.local_rope is not None
     return {
         **gemma2.common_to_hf(c),
         "rope_parameters": {FULL: rope_to_hf(c.rope), SLIDING: rope_to_hf(c.local_rope)},
@@ -79,7 +78,7 @@ def to_hf(c: DecoderConfig) -> Values:
 
 def to_gguf(c: DecoderConfig) -> tuple[Values, dict[str, list[float]]]:
     """Metadata besides the keys."""
-    assert c.rope is not None and c.local_rope is not None
+    assert c.local_rope is not None
     plain = replace(c.local_rope, kind="default", factor=1.0) == c.local_rope
     refuse_for_gguf(c, {"unscaled rotation in layers with a window": plain or not any(c.windows)})
     values = {**gemma2.common_gguf(c, N_LAYER_27B), "rope.freq_base_swa": c.local_rope.theta}

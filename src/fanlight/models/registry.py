@@ -28,7 +28,9 @@ FILES = {"gemma3_text": "gemma3"}
 
 GGUF_TYPES = {
     **{name: name for name in ("gpt2", "llama", "qwen2", "qwen3", "smollm3")},
-    **{"gemma2": "gemma2", "gemma3": "gemma3_text", "olmo2": "olmo2"},
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+    "olmo2": "olmo2",
 }
 """general.architecture -> model_type."""
 
