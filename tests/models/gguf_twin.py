@@ -1,6 +1,7 @@
-"""A transformers model -> a GGUF file by the tables of its architecture's declaration, as an exporter would write it.
+"""A Hugging Face folder -> the GGUF file of the same model: names, rows and keys by the architecture's own tables.
 
-What the tables say is checked elsewhere, against the gguf package and other readers. Knows no architecture.
+What the tables say is checked by others who read such files: transformers in test_gguf_twins.py, llama.cpp in
+llama_cpp_twins.py.
 """
 
 from __future__ import annotations
@@ -9,37 +10,56 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter, TokenType
 
+from fanlight.checkpoints.gguf_quants import dequantize
 from fanlight.checkpoints.safetensors import open_folder
 from fanlight.models.architecture import GGUF, SAFETENSORS, Source, read_config, stored_names, write_gguf_config
 from fanlight.models.registry import find_architecture
-from fanlight.models.weights import short
 from models import tiny
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from transformers import PreTrainedModel
 
-    from fanlight.models.architecture import Architecture
+    from fanlight.models.architecture import Layout
     from fanlight.models.base import DecoderConfig
 
 
-def twin(path: Path, model: PreTrainedModel, **overrides: Any) -> Path:
-    """The file, beside the model's folder: path without ".gguf". overrides: metadata without prefix; None leaves one out."""
-    folder = tiny.write_folder(path.with_suffix(""), model)
-    arch, c, arrays = opened(folder)
-    metadata, small = write_gguf_config(arch, c)
+def twin(path: Path, folder: Path, dtype: str = "F32", **overrides: Any) -> Path:
+    """dtype: of the matrices, but for those of which llama.cpp's converter keeps float32. overrides: metadata, without
+    the architecture's prefix; None leaves one out.
+    """
+    checkpoint = open_folder(folder)
+    settings = json.loads((folder / "config.json").read_text())
+    arch = find_architecture(checkpoint, settings)
+    config = read_config(Source(arch, checkpoint, settings))
+    metadata, small = write_gguf_config(arch, config)
+    found, wanted = arch.layouts[SAFETENSORS], arch.layouts[GGUF]
+    names = stored_names(wanted, {})
+    writer = GGUFWriter(path, arch.gguf)
     given = {f"{arch.gguf}.{key}": value for key, value in overrides.items()}
-    kept = {key: value for key, value in {**metadata, **given}.items() if value is not None}
-    writer = GGUFWriter(path, str(kept.pop("general.architecture")))
-    tiny.add_metadata(writer, kept)
-    tiny.add_tokenizer(writer)
-    vectors = {name: np.array(values, np.float32) for name, values in small.items()}
-    for name, values in {**gguf_arrays(arch, c, arrays), **vectors}.items():
-        writer.add_tensor(name, values)
+    for key, value in {**metadata, **given}.items():
+        if key != "general.architecture" and value is not None:  # the first is written already
+            _add(writer, key, value)
+    _add_tokens(writer)
+    for name, stored in stored_names(found, checkpoint.arrays).items():
+        for i in range(config.n_layer if "{i}" in name else 1):
+            array = checkpoint.arrays.get(stored.replace("{i}", str(i)))
+            if array is None or (name == "head" and config.tied_head):
+                continue
+            values = _as_stored(_as_meant(dequantize(array), name, found, config), name, wanted, config)
+            own = dtype if values.ndim == 2 and name != "positions" else "F32"
+            kept = np.ascontiguousarray(values, np.float32)
+            stored_name = names[name].replace("{i}", str(i))
+            if own == "F32":
+                writer.add_tensor(stored_name, kept)
+            else:
+                writer.add_tensor(stored_name, tiny.stored(kept, own), raw_dtype=GGMLQuantizationType[own])
+    for name, numbers in small.items():
+        writer.add_tensor(name, np.array(numbers, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -47,37 +67,41 @@ def twin(path: Path, model: PreTrainedModel, **overrides: Any) -> Path:
     return path
 
 
-def opened(folder: Path) -> tuple[Architecture, DecoderConfig, dict[str, NDArray[np.float32]]]:
-    """A folder of float32: its architecture, its sizes, its arrays under stored names."""
-    checkpoint, config = open_folder(folder), json.loads((folder / "config.json").read_text())
-    arch = find_architecture(checkpoint, config)
-    arrays = {
-        name: np.frombuffer(found.data, np.float32).reshape(found.shape) for name, found in checkpoint.arrays.items()
-    }
-    return arch, read_config(Source(arch, checkpoint, config)), arrays
+def _add(writer: GGUFWriter, key: str, value: Any) -> None:
+    kinds = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    kinds.get(type(value), writer.add_array)(key, value)
 
 
-def gguf_arrays(
-    arch: Architecture, c: DecoderConfig, arrays: dict[str, NDArray[np.float32]]
-) -> dict[str, NDArray[np.float32]]:
-    """Under GGUF's names, and as GGUF stores them."""
-    hf, gguf = arch.layouts[SAFETENSORS], arch.layouts[GGUF]
-    theirs = stored_names(gguf, {})
-    found = {}
-    for name, stored in stored_names(hf, arrays).items():
-        for i in range(c.n_layer if "{i}" in name else 1):
-            values = arrays.get(stored.replace("{i}", str(i)))
-            if values is not None:
-                found[theirs[name].replace("{i}", str(i))] = _restored(arch, c, short(name.replace("{i}", "0")), values)
-    return found
+def _add_tokens(writer: GGUFWriter) -> None:
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tiny.TOKENS)
+    writer.add_token_types([TokenType.NORMAL] * tiny.EOS + [TokenType.CONTROL])
+    writer.add_token_merges(tiny.MERGES)
+    writer.add_bos_token_id(tiny.EOS)
+    writer.add_eos_token_id(tiny.EOS)
 
 
-def _restored(arch: Architecture, c: DecoderConfig, name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    hf, gguf = arch.layouts[SAFETENSORS], arch.layouts[GGUF]
-    if name in hf.transposed:
-        values = values.T
-    if name.replace("b_", "w_", 1) in gguf.row_order:
-        rows = np.empty_like(values)
-        rows[list(gguf.row_order[name.replace("b_", "w_", 1)](c))] = values
-        values = rows
-    return np.ascontiguousarray(values + np.float32(hf.offset.get(name, 0) - gguf.offset.get(name, 0)))
+def _row_order(name: str, layout: Layout, config: DecoderConfig) -> Sequence[int] | None:
+    order = layout.row_order.get(name.replace("b_", "w_"))
+    return None if order is None else order(config)
+
+
+def _as_meant(values: NDArray[np.float32], name: str, layout: Layout, config: DecoderConfig) -> NDArray[np.float32]:
+    """What a stored array means."""
+    values = values.T if _short(name) in layout.transposed else values
+    order = _row_order(_short(name), layout, config)
+    values = values if order is None else values[list(order)]
+    return values + np.float32(layout.offset.get(_short(name), 0))
+
+
+def _as_stored(values: NDArray[np.float32], name: str, layout: Layout, config: DecoderConfig) -> NDArray[np.float32]:
+    """The other way."""
+    values = values - np.float32(layout.offset.get(_short(name), 0))
+    order = _row_order(_short(name), layout, config)
+    values = values if order is None else values[np.argsort(order)]
+    return values.T if _short(name) in layout.transposed else values
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("blocks.{i}.")

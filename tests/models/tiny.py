@@ -129,8 +129,16 @@ def write_gguf(
         "rope.freq_base": c.rope_parameters["rope_theta"],
         "vocab_size": c.vocab_size,
     }
-    add_metadata(writer, {f"llama.{key}": value for key, value in {**sizes, **(overrides or {})}.items()})
-    add_tokenizer(writer)
+    for key, value in {**sizes, **(overrides or {})}.items():
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}[type(value)]
+        add(f"llama.{key}", value)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(TOKENS)
+    writer.add_token_types([TokenType.NORMAL] * EOS + [TokenType.CONTROL])
+    writer.add_token_merges(MERGES)
+    writer.add_bos_token_id(EOS)
+    writer.add_eos_token_id(EOS)
     for name, values in {**gguf_tensors(model), **(tensors or {})}.items():
         if values is None:
             continue
@@ -145,22 +153,6 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
-
-
-def add_metadata(writer: GGUFWriter, values: dict[str, Any]) -> None:
-    add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
-    for key, value in values.items():
-        add[type(value)](key, value)
-
-
-def add_tokenizer(writer: GGUFWriter) -> None:
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(TOKENS)
-    writer.add_token_types([TokenType.NORMAL] * EOS + [TokenType.CONTROL])
-    writer.add_token_merges(MERGES)
-    writer.add_bos_token_id(EOS)
-    writer.add_eos_token_id(EOS)
 
 
 def gguf_tensors(model: LlamaForCausalLM) -> dict[str, NDArray[np.float32]]:

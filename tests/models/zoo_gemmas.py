@@ -83,3 +83,14 @@ GEMMAS: dict[str, partial[PreTrainedModel]] = {
     "olmo2 with biases, tied": partial(olmo2, attention_bias=True, tie_word_embeddings=True, num_key_value_heads=6),
     "olmo2, yarn": partial(olmo2, **scaled("yarn", factor=4.0, original_max_position_embeddings=32)),
 }
+
+UNSAYABLE = {
+    "gemma2 with biases, silu and its own head": "a tied head",
+    "gemma2 with its own scale and windows over a page": "query_pre_attn_scalar 10",
+    "gemma2 with its own layers, linear rotation": "every n-th layer",
+    "gemma2 without windows": "some layer with a window",
+    "gemma3 with a cap, its own scale and head": "query_pre_attn_scalar 10",
+    "gemma3 with biases and its own layers": "no biases",
+    "olmo2 with biases, tied": "no biases",
+}
+"""What GGUF files of these cannot say, and what they have instead."""
