@@ -188,7 +188,7 @@ def describe(parts: Loaded) -> Description:
 def _positions(parts: Loaded) -> str:
     c = parts.decoder.config
     if c.rope is None:
-        return f"learned, {c.n_positions} of them" if c.n_positions else "as transformers does it"
+        return f"learned, {c.n_ctx_declared} of them" if c.n_ctx_declared else "as transformers does it"
     share = "" if c.rope.n_rotated == c.head_dim else f", {c.rope.n_rotated} of {c.head_dim} dimensions"
     scaled = "" if c.rope.kind == "default" else f", {c.rope.kind} scaling by {c.rope.factor:g}"
     blind = c.rope_layers.count(False)

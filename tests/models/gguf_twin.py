@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from fanlight.models.base import DecoderConfig
 
 
-def twin(path: Path, folder: Path, dtype: str = "F32") -> Path:
-    """dtype: of the matrices, but for those of which llama.cpp's converter keeps float32."""
+def twin(path: Path, folder: Path, dtype: str = "F32", **overrides: Any) -> Path:
+    """dtype: of the matrices, but for those of which llama.cpp's converter keeps float32. overrides: metadata, without
+    the architecture's prefix; None leaves one out.
+    """
     checkpoint = open_folder(folder)
     settings = json.loads((folder / "config.json").read_text())
     arch = find_architecture(checkpoint, settings)
@@ -38,8 +40,9 @@ def twin(path: Path, folder: Path, dtype: str = "F32") -> Path:
     found, wanted = arch.layouts[SAFETENSORS], arch.layouts[GGUF]
     names = stored_names(wanted, {})
     writer = GGUFWriter(path, arch.gguf)
-    for key, value in metadata.items():
-        if key != "general.architecture":  # written already
+    given = {f"{arch.gguf}.{key}": value for key, value in overrides.items()}
+    for key, value in {**metadata, **given}.items():
+        if key != "general.architecture" and value is not None:  # the first is written already
             _add(writer, key, value)
     _add_tokens(writer)
     for name, stored in stored_names(found, checkpoint.arrays).items():

@@ -18,6 +18,7 @@ from models.closeness import kl_divergence
 from models.gguf_twin import twin
 from models.passes import forward
 from models.zoo import ZOO
+from models.zoo_gemmas import UNSAYABLE
 from models.zoo_others import gpt_neox, phi3
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ NOT_SAID = {
     "smollm3 with its own layers and windows": "every fourth layer, by the architecture",
     "gpt2 with another activation": "GELU, by the architecture",
     "gpt_neox without attention biases, whole heads rotated": "GELU, by the architecture",
+    **UNSAYABLE,
 }
 """What the format has no words for."""
 TWINS = [name for name in ZOO if name not in NOT_SAID and not name.startswith("opt")]

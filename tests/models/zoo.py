@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from models.zoo_gemmas import GEMMAS
 from models.zoo_llamas import LLAMAS
 from models.zoo_others import OTHERS
 
@@ -12,4 +13,4 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-ZOO: dict[str, Callable[[], PreTrainedModel]] = {**LLAMAS, **OTHERS}
+ZOO: dict[str, Callable[[], PreTrainedModel]] = {**LLAMAS, **GEMMAS, **OTHERS}

@@ -238,6 +238,16 @@ def _stored_value(key: Key, config: DecoderConfig) -> Any:
     return config.n_ctx_declared or config.n_ctx if key.field == "n_ctx" else getattr(config, key.field)
 
 
+def refuse_for_gguf(config: DecoderConfig, facts: Mapping[str, bool]) -> None:
+    """What a GGUF file of this architecture takes for granted, and whether it holds. Errors: CheckpointError."""
+    for fact, holds in facts.items():
+        if not holds:
+            raise CheckpointError(
+                f"a GGUF file of {config.model_type} has {fact}, because llama.cpp knows nothing else; "
+                "this model differs: keep it in safetensors"
+            )
+
+
 def _spelled(key: Key, value: Any) -> Any:
     if key.kind in ("activation", "gate"):
         return HF_ACTIVATIONS[value][0]
@@ -297,10 +307,12 @@ def hf_windows(source: Source, n_layer: int, layer_types: Sequence[str] | None =
     """How many positions each layer sees, as config.json says it: sliding_window and, where there are any, layer_types."""
     f = source.fields
     types = f.value("layer_types", layer_types)
-    if f.value("sliding_window") is None or not types or SLIDING not in types:
+    if types is None:
         return ()
-    if not isinstance(types, Sequence) or not {SLIDING, FULL}.issuperset(types):
-        raise f.refuse("layer_types", f"a list of {SLIDING!r} and {FULL!r}")
+    if not isinstance(types, Sequence) or any(kind not in (SLIDING, FULL) for kind in types):
+        raise f.refuse("layer_types", f"expected a list of {SLIDING!r} and {FULL!r}")
+    if f.value("sliding_window") is None or SLIDING not in types:
+        return ()
     window = f.size("sliding_window")
     return tuple(window if kind == SLIDING else 0 for kind in types)
 

@@ -29,8 +29,6 @@ class DecoderConfig:
     tied_head: bool = False
     rope: RopeConfig | None = None
     """None: learned positions."""
-    n_positions: int = 0
-    """Learned positions that the checkpoint holds: the longest window."""
     local_rope: RopeConfig | None = None
     """Of the layers with a window, where they have one of their own (Gemma 3)."""
     rope_layers: tuple[bool, ...] = ()

@@ -73,7 +73,6 @@ def refine(source: Source, values: Values) -> None:
     if n_embd % n_head:
         raise CheckpointError(f"{source.path}: n_embd is {n_embd}, expected a multiple of n_head {n_head}")
     values.update(n_kv_head=n_head, head_dim=n_embd // n_head, qkv_bias=True, o_bias=True, mlp_bias=True)
-    values["n_positions"] = values["n_ctx"]
 
 
 class Block:
@@ -102,7 +101,7 @@ class GPT2(DecoderBase):
         super().__init__(config, weights)
         c = config
         self.embed = weights.matrix([Slot("embed", c.n_vocab)], c.n_embd, table=not c.tied_head)
-        self.positions = weights.matrix([Slot("positions", c.n_positions)], c.n_embd, table=True)
+        self.positions = weights.matrix([Slot("positions", c.n_ctx_declared)], c.n_embd, table=True)
         self.blocks = [Block(weights, i, c) for i in range(c.n_layer)]
         self.norm, self.norm_bias = weights.vector("norm", c.n_embd), weights.vector("norm_bias", c.n_embd)
         self.head = self.embed if c.tied_head else weights.matrix([Slot("head", c.n_vocab)], c.n_embd)

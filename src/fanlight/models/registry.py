@@ -16,12 +16,23 @@ from fanlight.kernels.ops import Ops
 from fanlight.models.architecture import Architecture, Source, read_config
 from fanlight.models.base import Decoder
 from fanlight.models.encoder import BidirectionalEncoder
+from fanlight.models.fields import Fields
 from fanlight.models.weights import LoadReport, Weights
 
-MODEL_TYPES = ("gpt2", "gpt_neox", "llama", "mistral", "opt", "phi3", "qwen2", "qwen3", "smollm3")
+MODEL_TYPES = (
+    *("gemma2", "gemma3", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "olmo2"),
+    *("opt", "phi3", "qwen2", "qwen3", "smollm3"),
+)
 """config.json's model_type; the architecture's file has the same name."""
 
-GGUF_TYPES = {name: name for name in ("gpt2", "llama", "phi3", "qwen2", "qwen3", "smollm3")} | {"gptneox": "gpt_neox"}
+FILES = {"gemma3_text": "gemma3"}
+"""model_type -> the architecture's file, where it has another name."""
+
+GGUF_TYPES = {
+    **{name: name for name in ("gemma2", "gpt2", "llama", "olmo2", "phi3", "qwen2", "qwen3", "smollm3")},
+    "gemma3": "gemma3_text",
+    "gptneox": "gpt_neox",
+}
 """general.architecture -> model_type. Mistral's files say llama; the format has no OPT."""
 
 ENCODERS = ("bert",)
@@ -48,8 +59,8 @@ def own_types() -> str:
 
 
 def architecture_of(model_type: str) -> Architecture:
-    """The declaration in the file of this name."""
-    architecture: Architecture = import_module(f"fanlight.models.{model_type}").ARCHITECTURE
+    """The declaration of this model_type."""
+    architecture: Architecture = import_module(f"fanlight.models.{FILES.get(model_type, model_type)}").ARCHITECTURE
     return architecture
 
 
@@ -67,6 +78,7 @@ def build_decoder(
         raise CheckpointError(
             f"{checkpoint.path}: {arch.model_type} is an encoder, which reads texts and writes none; use fanlight.load_encoder"
         )
+    config = Fields(config, checkpoint.path).group("text_config") or config  # beside a vision part
     model, report = _build(Source(arch, checkpoint, config, n_ctx), ops, quantize)
     return cast("Decoder", model), report
 
