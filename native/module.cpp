@@ -19,6 +19,7 @@
 #include <thread>
 
 #include "core/check.h"
+#include "core/guard.h"
 #include "core/pool.h"
 #include "ops/attention.h"
 #include "ops/linear.h"
@@ -245,6 +246,14 @@ NB_MODULE(_native, m) {
       .def_prop_ro("n_in", &Linear::n_in)
       .def_prop_ro("n_out", &Linear::n_out)
       .def_prop_ro("nbytes", &Linear::n_bytes);
+  nb::class_<Guard>(m, "Guard")
+      .def("__init__",
+           [](Guard* self, nb::handle data) {
+             Bytes bytes(data);
+             new (self) Guard(bytes.data(), bytes.size());
+           },
+           "mapping"_a)
+      .def_prop_ro("torn", &Guard::torn);
   nb::class_<Rope>(m, "Rope").def_prop_ro("head_dim", &Rope::head_dim);
   nb::class_<KVPool>(m, "KVPool")
       .def_prop_ro("page_tokens", [](const KVPool&) { return KVPool::kPageTokens; })

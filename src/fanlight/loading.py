@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -65,18 +65,27 @@ def _default_file() -> Path:
 def load_parts(name: str | os.PathLike[str] | None, ops: Ops) -> Loaded:
     """Read the model of this name or path. Errors: ModelNotFound, CheckpointError, TokenizerError."""
     path = find_model(name)
+    return _load_folder(path, ops) if path.is_dir() else _load_gguf(path, ops)
+
+
+@contextmanager
+def _read_whole(checkpoint: Checkpoint, ops: Ops) -> Iterator[None]:
+    """Around everything that reads the arrays: at the end all of it was read, from files that stayed as they were."""
     try:
-        return _load_folder(path, ops) if path.is_dir() else _load_gguf(path, ops)
+        yield
     finally:
         ops.finish_packing()  # it reads the file's pages
+        checkpoint.check_unchanged()  # the reason, then, of any other error
 
 
 def _load_gguf(path: Path, ops: Ops) -> Loaded:
     from fanlight.checkpoints.gguf import open_gguf
 
     checkpoint = open_gguf(path)
-    decoder, report = build_decoder(checkpoint, checkpoint.metadata, ops)
-    return _joined(path, decoder, _gguf_tokenizer(path, checkpoint.metadata), report)  # while native code packs weights
+    with _read_whole(checkpoint, ops):
+        decoder, report = build_decoder(checkpoint, checkpoint.metadata, ops)
+        tokenizer = _gguf_tokenizer(path, checkpoint.metadata)  # while native code packs weights
+    return _joined(path, decoder, tokenizer, report)
 
 
 def _gguf_tokenizer(path: Path, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -91,8 +100,10 @@ def _load_folder(path: Path, ops: Ops) -> Loaded:
 
     config = read_json(path / "config.json")
     checkpoint: Checkpoint = open_folder(path)
-    decoder, report = build_decoder(checkpoint, config, ops)
-    return _joined(path, decoder, Tokenizer.from_folder(path, n_vocab=_vocabulary_size(config)), report)
+    with _read_whole(checkpoint, ops):
+        decoder, report = build_decoder(checkpoint, config, ops)
+        tokenizer = Tokenizer.from_folder(path, n_vocab=_vocabulary_size(config))
+    return _joined(path, decoder, tokenizer, report)
 
 
 def _vocabulary_size(config: Mapping[str, Any]) -> int | None:

@@ -117,7 +117,7 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "expected a safetensors file, found an empty file; download"),
     "short": (b"\2\0\0\0\0\0\0\0{", "found 9 bytes, too short"),
     "gguf": (b"GGUF" + b"\0" * 60, r"\(b'{' at byte 8\), found a GGUF file; open it as one"),
-    "zip": (b"PK\x03\x04" + b"\0" * 60, "found a ZIP archive, as PyTorch saves; convert"),
+    "zip": (b"PK\x03\x04" + b"\0" * 60, "found a ZIP archive, as PyTorch saves; it is not opened, .*convert"),
     "lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", "found a Git LFS pointer"),
     "web page": (b"<!doctype html><html lang=en>", "found a web page"),
     "not an object": (raw(b"[1, 2]"), r"b'{' at byte 8\), found bytes"),

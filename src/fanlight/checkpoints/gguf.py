@@ -20,13 +20,12 @@ from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fanlight.checkpoints.arrays import Array, Checkpoint
-from fanlight.checkpoints.files import DAMAGED, MappedFile, looks_like, map_file, shown
+from fanlight.checkpoints.files import DAMAGED, MappedBytes, MappedFile, looks_like, map_file, shown
 from fanlight.checkpoints.gguf_types import QUANTS, WITHDRAWN
 from fanlight.errors import CheckpointError
 
 if TYPE_CHECKING:
     import os
-    from mmap import mmap
 
 VERSIONS = (2, 3)
 MAX_DIMS = 4
@@ -61,7 +60,14 @@ _LEAST_ARRAY_BYTES = 4 + 8  # element type, count
 def open_gguf(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a GGUF file; tensors stay on disk until they are read. Errors: CheckpointError."""
     file = map_file(path, "a GGUF file")
-    cursor = _Cursor(file)
+    try:
+        checkpoint = _parse(_Cursor(file), file)
+    finally:
+        file.check_unchanged()  # the reason, then, of any other error
+    return checkpoint
+
+
+def _parse(cursor: _Cursor, file: MappedFile) -> Checkpoint:
     n_tensors, n_entries = _read_start(cursor)
     metadata = _read_metadata(cursor, n_entries)
     infos = [_read_info(cursor) for _ in range(n_tensors)]
@@ -72,7 +78,7 @@ def open_gguf(path: str | os.PathLike[str]) -> Checkpoint:
             f"it is one of {n_parts} parts ('split.count'), expected a whole model; join the parts with llama.cpp's "
             f"'llama-gguf-split --merge' and open the result"
         )
-    return Checkpoint(path=file.path, format="gguf", metadata=metadata, arrays=arrays)
+    return Checkpoint(path=file.path, format="gguf", metadata=metadata, arrays=arrays, files=(file,))
 
 
 class _Cursor:
@@ -80,7 +86,7 @@ class _Cursor:
 
     def __init__(self, file: MappedFile) -> None:
         self.path = file.path
-        self.data: mmap = file.data
+        self.data = file.data
         self.size = file.size
         self.pos = 0
 
@@ -230,7 +236,7 @@ def _read_strings(cursor: _Cursor, n: int, what: str) -> list[str]:
     return strings
 
 
-def _short_strings(data: mmap, pos: int, n: int) -> tuple[list[str], int] | None:
+def _short_strings(data: MappedBytes | bytes, pos: int, n: int) -> tuple[list[str], int] | None:
     """`n` strings from byte `pos` on, and where they end: if all are below 256 bytes and none holds a NUL, else None.
 
     A vocabulary with its merges is 100,000 strings, most of the time it takes to open a model. So this takes the lowest
