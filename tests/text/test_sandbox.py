@@ -55,7 +55,7 @@ GREEDY = {
 
 @pytest.mark.parametrize("name", GREEDY)
 def test_a_greedy_template_ends_with_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fanlight.text.sandbox.MAX_STEPS", 100_000)  # measuring memory is slow
+    monkeypatch.setattr("fanlight.text.budget.MAX_STEPS", 100_000)  # measuring memory is slow
     template = ChatTemplate(GREEDY[name])
     tracemalloc.start()
     started = time.monotonic()
@@ -69,7 +69,7 @@ def test_a_greedy_template_ends_with_an_error(name: str, monkeypatch: pytest.Mon
 
 
 def test_time_is_bounded_where_steps_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fanlight.text.sandbox.MAX_SECONDS", 0.2)
+    monkeypatch.setattr("fanlight.text.budget.MAX_SECONDS", 0.2)
     slow = ChatTemplate("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}")
     with pytest.raises(TokenizerError, match=r"more than 0\.2 seconds"):
         slow.render(CHAT)
@@ -82,6 +82,6 @@ def test_the_budget_grows_with_the_input() -> None:
 
 
 def test_each_rendering_has_its_own_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fanlight.text.sandbox.MAX_STEPS", 10_000)
+    monkeypatch.setattr("fanlight.text.budget.MAX_STEPS", 10_000)
     template = ChatTemplate("{% for i in range(600) %}{% for j in range(10) %}{% endfor %}{% endfor %}ok")
     assert [template.render(CHAT) for _ in range(3)] == ["ok"] * 3  # 6,600 turns each

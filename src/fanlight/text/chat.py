@@ -17,8 +17,9 @@ from fanlight.errors import TokenizerError
 if TYPE_CHECKING:
     from fanlight.text.tokenizer import AnyTokenizer
 
-MAX_SOURCE_CHARS = 1 << 20
+MAX_SOURCE_CHARS = 1 << 17  # the longest known has 40,000
 _MAX_DEPTH = 64
+_MAX_MESSAGE = 400
 _FILENAME = "<chat template>"
 _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 
@@ -59,7 +60,9 @@ class ChatTemplate:
             raise TokenizerError(f"chat template: cannot be compiled: {error}") from None
 
     def _strftime_now(self, format: str) -> str:  # noqa: A002  (the name that templates know)
-        return self._now().strftime(format)
+        from fanlight.text.sandbox import checked_date_format
+
+        return self._now().strftime(checked_date_format(format))
 
     def render(
         self,
@@ -88,7 +91,7 @@ class ChatTemplate:
             line = _line(error)
             where = "chat template" if line is None else f"chat template, line {line}"
             what = " ".join(str(error).split()) or type(error).__name__
-            raise TokenizerError(f"{where}: {what}") from error
+            raise TokenizerError(f"{where}: {what[:_MAX_MESSAGE]}") from error
 
 
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -204,8 +207,12 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
     """Nothing but JSON's types, copied: a template must not reach live objects, nor change the caller's."""
     if depth > _MAX_DEPTH:
         raise TokenizerError(f"{where}: expected at most {_MAX_DEPTH} levels of lists and objects, found more")
-    if value is None or isinstance(value, (bool, int, float)):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):  # NumPy's numbers, for one, are float's children, and can write files
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, Mapping):
