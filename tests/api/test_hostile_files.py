@@ -46,7 +46,6 @@ def test_a_model_whose_file_shrinks_while_it_loads(tmp_path: Path, kernels: str)
     assert len(done.stdout.splitlines()) == 1
 
 
-
 # -- pickles ------------------------------------------------------------------------------------------------------------
 
 
@@ -81,7 +80,9 @@ def pickled(kind: str, payload: Payload) -> bytes:
 KINDS = ["torch", "old torch", "zip", *(f"protocol {n}" for n in range(6))]
 
 
-@pytest.mark.parametrize("name", ["model.bin", "model.pt", "model.pth", "model.ckpt", "model.pkl", "model.gguf", "model"])
+@pytest.mark.parametrize(
+    "name", ["model.bin", "model.pt", "model.pth", "model.ckpt", "model.pkl", "model.gguf", "model"]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pickle_is_refused_and_never_unpickled(tmp_path: Path, kind: str, name: str) -> None:
     path = tmp_path / name
@@ -94,7 +95,9 @@ def test_a_pickle_is_refused_and_never_unpickled(tmp_path: Path, kind: str, name
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "pytorch_model.pt", "model.ckpt", "consolidated.00.pth"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "pytorch_model.bin", "pytorch_model.pt", "model.ckpt", "consolidated.00.pth"]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_folder_with_a_pickle_is_refused_too(tmp_path: Path, kind: str, name: str) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')

@@ -51,7 +51,10 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "foreign bytes": (b"\x7fELF" + b"x" * 60, r"b'GGUF' at byte 0.*found bytes b'\\x7fELFxxxx'.*right file"),
     "safetensors": (b"\x40" + b"\0" * 7 + b'{"a": 1}', "found a safetensors file; open it as one"),
     "zip": (b"PK\x03\x04" + b"x" * 60, "found a ZIP archive, as PyTorch saves; it is not opened, .*convert"),
-    "pickle": (b"\x80\x02\x8a\nl\xfc\x9cF" + b"x" * 60, "found a Python pickle, as PyTorch saves; it is not opened, .*convert"),
+    "pickle": (
+        b"\x80\x02\x8a\nl\xfc\x9cF" + b"x" * 60,
+        "found a Python pickle, as PyTorch saves; it is not opened, .*convert",
+    ),
     "web page": (b"\n<!DOCTYPE html><html>", "found a web page.*download the file itself"),
     "html": (b"<HTML><head>", "found a web page"),
     "lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", "found a Git LFS pointer.*git lfs pull"),

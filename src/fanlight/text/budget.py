@@ -19,7 +19,9 @@ MAX_STEPS = 1_000_000  # loop turns, calls and filters of one rendering
 MAX_SECONDS = 5.0
 MIN_CHARS = 1 << 20  # a rendering may always be this long, and CHARS_PER_INPUT times its input; so may any value in it
 CHARS_PER_INPUT = 16
-MIN_BYTES = 64 << 20  # all larger values of a rendering together may always take this much, and BYTES_PER_INPUT times its input
+MIN_BYTES = (
+    64 << 20
+)  # all larger values of a rendering together may always take this much, and BYTES_PER_INPUT times its input
 BYTES_PER_INPUT = 1024
 MAX_DEPTH = 100  # of lists and objects
 _SMALL_BYTES = 512
@@ -120,7 +122,7 @@ def _items(value: Any) -> Any:
     return value if isinstance(value, _VIEWS) else None
 
 
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 
 budget_of_rendering: ContextVar[Budget] = ContextVar("fanlight_template_budget")
 """Set while a template renders; what is called outside of a rendering fails, so that the compiler folds no constants."""

@@ -55,9 +55,9 @@ class ChatTemplate:
         try:
             self._template = environment.compile_bounded(source, _FILENAME)
         except TemplateSyntaxError as error:
-            raise TokenizerError(f"chat template, line {error.lineno}: {error.message}") from None
+            raise TokenizerError(f"chat template, line {error.lineno}: {_one_line(error)}") from None
         except (RecursionError, SyntaxError, ValueError, MemoryError) as error:  # nested too deep for Python's parser
-            raise TokenizerError(f"chat template: cannot be compiled: {error}") from None
+            raise TokenizerError(f"chat template: cannot be compiled: {_one_line(error)}") from None
 
     def _strftime_now(self, format: str) -> str:  # noqa: A002  (the name that templates know)
         from fanlight.text.sandbox import checked_date_format
@@ -80,7 +80,7 @@ class ChatTemplate:
         """
         from fanlight.text import sandbox
 
-        chat = [_with_reasoning(message) for message in check_messages(messages)]
+        chat = [_with_reasoning(_without_none(message)) for message in check_messages(messages)]
         plain_extra = {name: _plain(value, name) for name, value in extra.items()}
         plain_tools = None if tools is None else _plain(_checked_tools(tools), "tools")
         given = {"tools": plain_tools, "documents": None, **self._variables, **plain_extra}
@@ -90,8 +90,7 @@ class ChatTemplate:
         except Exception as error:
             line = _line(error)
             where = "chat template" if line is None else f"chat template, line {line}"
-            what = " ".join(str(error).split()) or type(error).__name__
-            raise TokenizerError(f"{where}: {what[:_MAX_MESSAGE]}") from error
+            raise TokenizerError(f"{where}: {_one_line(error)}") from error
 
 
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -225,6 +224,11 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
     raise TokenizerError(f"{where}: expected text, numbers, lists and objects, found {type(value).__name__}")
 
 
+def _without_none(message: dict[str, Any]) -> dict[str, Any]:
+    """Templates that write "None" for content that is None do without it; so does transformers."""
+    return {name: value for name, value in message.items() if value is not None}
+
+
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
     """Templates disagree on the name of an assistant's reasoning; give it under those they read."""
     found = next((message[name] for name in _REASONING_NAMES if message.get(name) is not None), None)
@@ -237,6 +241,13 @@ def _count_chars(value: Any) -> int:
     if isinstance(value, Mapping):
         return sum(len(name) + _count_chars(item) for name, item in value.items())
     return sum(map(_count_chars, value)) if isinstance(value, list) else 8
+
+
+def _one_line(error: BaseException) -> str:
+    """What an error says, even if the template wrote it, on one line of bounded length."""
+    text = " ".join(str(getattr(error, "message", None) or error)[: 2 * _MAX_MESSAGE].split()) or type(error).__name__
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return shown if len(shown) <= _MAX_MESSAGE else shown[:_MAX_MESSAGE] + "..."
 
 
 def _line(error: BaseException) -> int | None:

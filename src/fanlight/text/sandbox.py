@@ -131,13 +131,18 @@ def _measured(node: nodes.Node) -> nodes.Node:
         return _apply("_concat", nodes.List(node.nodes, lineno=node.lineno))
     elif isinstance(node, (nodes.Compare, nodes.Test)):
         return _apply("_done", node)
-    elif isinstance(node, (nodes.List, nodes.Dict)) or (isinstance(node, nodes.Tuple) and node.ctx == "load"):
-        return _apply("_made", node)
-    elif isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):  # past Environment.getitem
+    elif _makes_something(node):
         return _apply("_made", node)
     elif isinstance(node, nodes.Const) and isinstance(node.value, int) and node.value.bit_length() > _MAX_INT_BITS:
         raise ValueError(f"line {node.lineno}: a number of {node.value.bit_length()} bits")
     return node
+
+
+def _makes_something(node: nodes.Node) -> bool:
+    """Lists and such, and slices, which go past Environment.getitem. (A tuple may also be what is assigned to.)"""
+    if isinstance(node, nodes.Getitem):
+        return isinstance(node.arg, nodes.Slice)
+    return isinstance(node, (nodes.List, nodes.Dict)) or (isinstance(node, nodes.Tuple) and node.ctx == "load")
 
 
 def _turns(value: Iterable[Any]) -> Iterator[Any]:
