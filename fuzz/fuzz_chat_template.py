@@ -1,4 +1,4 @@
-"""A chat template of any text is compiled and renders a chat, or is refused with a TokenizerError of one line, within its limits."""
+"""A chat template of any text renders a chat within its limits, or is refused with a TokenizerError of one line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHAT: list[dict[str, Any]] = [
     {"role": "tool", "content": "1.5"},
 ]
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"x": {"type": "array"}}}}]
-PYTHON = ("<class '", "<function ", "<module ", "<built-in ", "<bound method ", "<frame ", "<code ")
+INTERNALS = ("<module ", "<frame ", "<code object ")  # (functions that templates may call print as functions)
 
 
 def target(data: bytes) -> None:
@@ -57,7 +57,7 @@ def target(data: bytes) -> None:
             setattr(budget, name, value)
     assert given == (CHAT, TOOLS), "the caller's messages were changed"
     assert compiled - started < 8, "compiling took too long"
-    for word in PYTHON:
+    for word in INTERNALS:
         assert word not in text or word in source, f"{word} is within reach: {text[:200]}"
 
 

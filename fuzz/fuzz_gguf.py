@@ -1,4 +1,4 @@
-"""A GGUF file of any bytes is read, or refused with a CheckpointError of one line that names it; nothing else, ever."""
+"""A GGUF file of any bytes is read, or refused with a CheckpointError of one line that names it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A safetensors file, the index of a folder of them, or both of any bytes is read, or refused with a CheckpointError of one line that names it; nothing else, ever."""
+"""A safetensors file, or the index of a folder, of any bytes is read, or refused with a CheckpointError of one line."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A target -> atheris, or a replay of its corpus without atheris. In: a function of bytes that raises where Fanlight is wrong.
 
-    python fuzz/fuzz_gguf.py [libFuzzer's options]       look for new inputs (needs: pip install atheris)
-    python fuzz/fuzz_gguf.py --replay [FILE ...]         run the corpus, or these files, once
+python fuzz/fuzz_gguf.py [libFuzzer's options]       look for new inputs (needs: pip install atheris)
+python fuzz/fuzz_gguf.py --replay [FILE ...]         run the corpus, or these files, once
 """
 
 from __future__ import annotations

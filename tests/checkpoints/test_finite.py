@@ -82,7 +82,12 @@ def test_every_scale_of_a_block_is_looked_at_and_nothing_else(dtype: str) -> Non
 
 def test_the_first_tensor_is_named_and_other_types_are_passed_over() -> None:
     nan, zero = struct.pack("<f", math.nan), bytes(4)
-    arrays = {"ids": ("I32", (1,), nan), "a": ("F32", (1,), zero), "b": ("F32", (2,), zero + nan), "c": ("F32", (1,), nan)}
+    arrays = {
+        "ids": ("I32", (1,), nan),
+        "a": ("F32", (1,), zero),
+        "b": ("F32", (2,), zero + nan),
+        "c": ("F32", (1,), nan),
+    }
     found = first_not_finite(checkpoint(arrays))
     assert str(found) == "tensor 'b' holds NaN (weight [1])"
     assert first_not_finite(checkpoint({})) is None

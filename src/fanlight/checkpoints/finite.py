@@ -115,4 +115,3 @@ def _place(index: int, shape: tuple[int, ...]) -> tuple[int, ...]:
         index, at = divmod(index, size)
         place.append(at)
     return tuple(reversed(place))
-
