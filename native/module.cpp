@@ -19,6 +19,7 @@
 #include <thread>
 
 #include "core/check.h"
+#include "core/finite.h"
 #include "core/guard.h"
 #include "core/pool.h"
 #include "ops/attention.h"
@@ -272,6 +273,13 @@ NB_MODULE(_native, m) {
                    })
       .def("take", &KVBatch::take, "rows"_a);
 
+  m.def("first_not_finite",
+        [](nb::handle data, size_t stride, const std::vector<size_t>& offsets, int width, uint64_t exponent) {
+          Bytes bytes(data);
+          check(stride > 0, "first_not_finite: no numbers to look at");
+          return timed([&] { return first_not_finite(bytes.data(), bytes.size() / stride, stride, offsets, width, exponent); });
+        },
+        "data"_a, "stride"_a, "offsets"_a, "width"_a, "exponent"_a);
   m.def("tensor", make_tensor, "data"_a, "n_columns"_a);
   m.def("pack", pack, "dtype"_a, "n_in"_a, "parts"_a, nb::kw_only(), "bias"_a = nb::none(), "activation"_a = "none", "gated"_a = false,
         "mapped"_a = false);

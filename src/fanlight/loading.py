@@ -79,10 +79,12 @@ def _read_whole(checkpoint: Checkpoint, ops: Ops) -> Iterator[None]:
 
 
 def _load_gguf(path: Path, ops: Ops) -> Loaded:
+    from fanlight.checkpoints.finite import check_finite
     from fanlight.checkpoints.gguf import open_gguf
 
     checkpoint = open_gguf(path)
     with _read_whole(checkpoint, ops):
+        check_finite(checkpoint)  # and reads the file's pages, which packing then finds in place
         decoder, report = build_decoder(checkpoint, checkpoint.metadata, ops)
         tokenizer = _gguf_tokenizer(path, checkpoint.metadata)  # while native code packs weights
     return _joined(path, decoder, tokenizer, report)

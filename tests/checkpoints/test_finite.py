@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -17,9 +18,11 @@ from fanlight.checkpoints import finite
 from fanlight.checkpoints.arrays import Array, Checkpoint
 from fanlight.checkpoints.finite import NotFinite, first_not_finite
 from fanlight.checkpoints.gguf_types import QUANTS
+from fanlight.errors import CheckpointError, KernelError
+from fanlight.kernels._native import first_not_finite as native_search
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 SIZES = {quant.name: (quant.elements, quant.nbytes) for quant in QUANTS.values()}
 FLOATS = {"F16": "<e", "F32": "<f", "F64": "<d"}
@@ -97,17 +100,47 @@ def test_the_first_tensor_is_named_and_other_types_are_passed_over() -> None:
     assert str(one("Q8_0", (1, 32), block)) == "tensor 'w' holds infinity (a block's scale, at weight [0, 0])"
 
 
-@given(st.integers(1, 99), st.data())
-def test_places_beyond_a_chunk(n: int, data: st.DataObject) -> None:
-    before = finite._CHUNK_BYTES
-    at = data.draw(st.integers(0, n - 1))
-    values = np.zeros(n, np.float32)
-    values[at] = np.nan
-    try:
-        finite._CHUNK_BYTES = 32
-        assert one("F32", (n,), values.tobytes()) == NotFinite("w", "NaN", (at,), 1)
-    finally:
-        finite._CHUNK_BYTES = before
+@pytest.mark.parametrize("search", [finite.search_with_numpy, native_search])
+def test_places_beyond_a_chunk(search: Callable[..., int]) -> None:
+    values = np.zeros(700_001, np.float32)
+    assert search(memoryview(values.tobytes()), 4, (0,), 4, 0x7F800000) == -1
+    for at in (700_000, 262_145, 65_536, 65_535, 0):  # each before the last
+        values[at] = np.nan
+        assert search(memoryview(values.tobytes()), 4, (0,), 4, 0x7F800000) == at
+
+
+@given(st.binary(max_size=120), st.sampled_from([2, 4, 8]), st.integers(0, 5), st.lists(st.integers(0, 9), min_size=1))
+def test_both_searches_find_the_same(data: bytes, width: int, more: int, offsets: list[int]) -> None:
+    stride = width + more
+    offsets = sorted({offset % (more + 1) for offset in offsets})
+    data = data[: len(data) // stride * stride].replace(b"\x11", b"\xff")
+    for exponent in (0x7F80, 0x7C00) if width == 2 else (0x60, 0x7F8):
+        given = (memoryview(data), stride, offsets, width, exponent)
+        assert native_search(*given) == finite.search_with_numpy(*given)
+
+
+@pytest.mark.parametrize(
+    "wrong", [(0, [0], 2), (4, [], 2), (4, [3], 2), (4, [0], 3), (4, [2**63], 2), (4, [2**64 - 1], 2)]
+)
+def test_the_native_search_stays_within_its_units(wrong: tuple[int, list[int], int]) -> None:
+    with pytest.raises(KernelError, match="first_not_finite"):
+        native_search(memoryview(bytes(64)), *wrong, 0x7C00)
+
+
+def test_without_the_native_module_the_same_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fanlight.kernels._native", None)
+    assert finite._search() is finite.search_with_numpy
+    assert one("F32", (2,), struct.pack("<2f", 0, math.inf)) == NotFinite("w", "infinity", (1,), 1)
+
+
+def test_a_quantised_file_is_refused_and_a_float_one_left_to_its_logits() -> None:
+    nan = ("F32", (1,), struct.pack("<f", math.nan))
+    finite.check_finite(checkpoint({"a": nan}))
+    finite.check_finite(checkpoint({"q": ("Q8_0", (1, 32), bytes(34))}))
+    with pytest.raises(
+        CheckpointError, match=r"^m: tensor 'a' holds NaN \(weight \[0\]\), expected finite numbers; the file"
+    ):
+        finite.check_finite(checkpoint({"a": nan, "q": ("Q8_0", (1, 32), bytes(34))}))
 
 
 def test_a_hundred_megabytes_take_a_moment() -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fanlight.errors import TokenizerError
 from fanlight.text.chat import ChatTemplate
@@ -140,7 +142,7 @@ WORST = {
     "expressions": "{{ a }}" * 9_000,
 }
 MEASURED = """
-import resource, sys, time
+import os, resource, sys, time
 from fanlight.errors import TokenizerError
 from fanlight.text import budget
 from fanlight.text.chat import ChatTemplate
@@ -152,7 +154,11 @@ try:
     ChatTemplate(source).render([{"role": "user", "content": "hello"}])
 except TokenizerError as error:
     print(error)
-print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # on Linux at least its parent's
+if os.path.exists("/proc/self/status"):
+    with open("/proc/self/status") as status:
+        peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+print(time.process_time() - start, peak // 1024)
 """
 
 
@@ -247,6 +253,15 @@ def test_time_is_bounded_where_steps_are_few(monkeypatch: pytest.MonkeyPatch) ->
         slow.render(CHAT)
 
 
+def test_filters_on_the_whole_chat_at_every_message_do_not_weigh_it_again() -> None:
+    source = "{% for m in messages %}{{ messages | length }}{{ messages[loop.index0:] | first | length }}{% endfor %}"
+    chat = [{"role": "user", "content": f"message {i}", "more": [1, 2, {"x": i}]} for i in range(1200)]
+    template = ChatTemplate(source)
+    started = time.process_time()
+    assert template.render(chat) == "12003" * 1200
+    assert time.process_time() - started < 2  # 0.3, where nothing else runs; 8, if all were counted each time
+
+
 def test_the_budget_grows_with_the_input() -> None:
     long = [{"role": "user", "content": "word " * 300_000}] * 3
     doubled = ChatTemplate("{% for m in messages %}{{ m.content ~ m.content }}{{ m.content | trim }}{% endfor %}")
@@ -257,3 +272,35 @@ def test_each_rendering_has_its_own_budget(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("fanlight.text.budget.MAX_STEPS", 10_000)
     template = ChatTemplate("{% for i in range(600) %}{% for j in range(10) %}{% endfor %}{% endfor %}ok")
     assert [template.render(CHAT) for _ in range(3)] == ["ok"] * 3  # 6,600 turns each
+
+
+WORDS = """{{ }} {% %} {# #} -%} {%- for x in messages endfor if endif set = x ns namespace(x=1) | tojson list join map('upper')
+( ) [ ] { } ' ~ * 99999 ** 9 range(99999) .x [::-1] macro x() endmacro generation endgeneration is defined == not loop break
+continue '{}'.format(x) '%9999d' % filter trim endfilter ,"""
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    source=st.sampled_from([*GREEDY.values(), "{% for m in messages %}{{ m.role ~ m.content | trim }}{% endfor %}"]),
+    edits=st.lists(
+        st.tuples(
+            st.integers(0, 300), st.integers(0, 9), st.lists(st.sampled_from(WORDS.split()), max_size=5).map(" ".join)
+        ),
+        max_size=4,
+    ),
+)
+def test_any_template_renders_or_is_refused(
+    source: str, edits: list[tuple[int, int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("MAX_STEPS", 20_000), ("MAX_SECONDS", 0.3), ("MIN_CHARS", 1 << 14), ("MIN_BYTES", 1 << 20)):
+        monkeypatch.setattr(f"fanlight.text.budget.{name}", value)
+    source = source[:500]
+    for at, n, new in edits:
+        source = source[:at] + new + source[at + n :]
+    started = time.process_time()
+    try:
+        text = ChatTemplate(source).render(CHAT)
+    except TokenizerError as error:
+        text = str(error)
+    assert text.isprintable() or len(text) < 40_000
+    assert time.process_time() - started < 3

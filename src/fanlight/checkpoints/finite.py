@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fanlight.checkpoints.files import shown
+from fanlight.checkpoints.files import DAMAGED, shown
 from fanlight.checkpoints.gguf_types import QUANTS
+from fanlight.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from fanlight.checkpoints.arrays import Array, Checkpoint
 
 _CHUNK_BYTES = 1 << 20
-_FLOATS: dict[str, tuple[str, int, int]] = {  # stored as, bits of the exponent, bits of the fraction
-    "F16": ("<u2", 0x7C00, 0x03FF),
-    "BF16": ("<u2", 0x7F80, 0x007F),
-    "F32": ("<u4", 0x7F800000, 0x007FFFFF),
-    "F64": ("<u8", 0x7FF0000000000000, 0x000FFFFFFFFFFFFF),
+_FLOATS: dict[str, tuple[int, int, int]] = {  # bytes, bits of the exponent, bits of the fraction
+    "F16": (2, 0x7C00, 0x03FF),
+    "BF16": (2, 0x7F80, 0x007F),
+    "F32": (4, 0x7F800000, 0x007FFFFF),
+    "F64": (8, 0x7FF0000000000000, 0x000FFFFFFFFFFFFF),
 }
 _SCALES: dict[str, tuple[int, ...]] = {  # bytes of a block at which its F16 scales and minima begin
     "Q4_0": (0,),
@@ -62,6 +65,18 @@ class NotFinite(NamedTuple):
         return f"tensor {shown(self.name)} holds {self.value} ({where} {list(self.place)})"
 
 
+def check_finite(checkpoint: Checkpoint) -> None:
+    """CheckpointError for a file with quantised weights of which any is not finite: its logits would not tell.
+
+    (Activations that meet such weights are rounded to whole numbers, and NaN does not survive that: the text is wrong, and nothing
+    else. Where all weights are floats, NaN reaches the logits; `first_not_finite` then finds where it came from.)
+    """
+    if any(array.dtype in _SCALES for array in checkpoint.arrays.values()):
+        found = first_not_finite(checkpoint)
+        if found is not None:
+            raise CheckpointError(f"{checkpoint.path}: {found}, expected finite numbers; {DAMAGED}")
+
+
 def first_not_finite(checkpoint: Checkpoint) -> NotFinite | None:
     """The first in the file's order of tensors; None if every weight of a type known here is a number."""
     for array in checkpoint.arrays.values():
@@ -72,37 +87,46 @@ def first_not_finite(checkpoint: Checkpoint) -> NotFinite | None:
 
 
 def _first_in(array: Array) -> NotFinite | None:
-    import numpy as np
-
-    n_bytes = array.data.nbytes
+    offsets: tuple[int, ...] = (0,)
     if array.dtype in _FLOATS:
-        stored, exponent, fraction = _FLOATS[array.dtype]
-        offsets, size, block = (0,), np.dtype(stored).itemsize, 1
+        width, exponent, fraction = _FLOATS[array.dtype]
+        stride, block = width, 1
     elif array.dtype in _SCALES:
-        stored, exponent, fraction = _FLOATS["F16"]
-        offsets, size, block = _SCALES[array.dtype], _BLOCKS[array.dtype].nbytes, _BLOCKS[array.dtype].elements
+        width, exponent, fraction = _FLOATS["F16"]
+        offsets, stride, block = _SCALES[array.dtype], _BLOCKS[array.dtype].nbytes, _BLOCKS[array.dtype].elements
     else:
         return None
-    step = _CHUNK_BYTES // size * size
-    for start in range(0, n_bytes, step):
-        units = np.frombuffer(array.data[start : start + step], dtype=np.dtype(_unit(stored, offsets, size)))
-        bits = [units[f"at{offset}"] for offset in offsets]
-        bad = np.logical_or.reduce([(values & exponent) == exponent for values in bits])
-        if bad.any():
-            at = int(bad.argmax())
-            return NotFinite(
-                name=array.name,
-                value=_kind([int(values[at]) for values in bits], exponent, fraction),
-                place=_place((start // size + at) * block, array.shape),
-                block=block,
-            )
-    return None
+    at = _search()(array.data, stride, offsets, width, exponent)
+    if at < 0:
+        return None
+    unit = array.data[at * stride : (at + 1) * stride]
+    bits = [int.from_bytes(unit[offset : offset + width], "little") for offset in offsets]
+    return NotFinite(array.name, _kind(bits, exponent, fraction), _place(at * block, array.shape), block)
 
 
-def _unit(stored: str, offsets: tuple[int, ...], size: int) -> dict[str, Any]:
-    """A NumPy type of one weight, or of one block, with its numbers by their place."""
+def _search() -> Callable[[memoryview, int, Sequence[int], int, int], int]:
+    """Looks for the first unit of `stride` bytes with a number that is not finite; -1: there is none."""
+    try:
+        from fanlight.kernels._native import first_not_finite as native
+    except ImportError:
+        return search_with_numpy
+    return native
+
+
+def search_with_numpy(data: memoryview, stride: int, offsets: Sequence[int], width: int, exponent: int) -> int:
+    """What the native search does, and defines."""
+    import numpy as np
+
     names = [f"at{offset}" for offset in offsets]
-    return {"names": names, "formats": [stored] * len(offsets), "offsets": list(offsets), "itemsize": size}
+    numbers = [f"<u{width}"] * len(offsets)
+    unit: Any = {"names": names, "formats": numbers, "offsets": list(offsets), "itemsize": stride}
+    step = max(1, _CHUNK_BYTES // stride) * stride
+    for start in range(0, data.nbytes, step):
+        units: Any = np.frombuffer(data[start : start + step], dtype=np.dtype(unit))
+        bad = np.logical_or.reduce([(units[name] & exponent) == exponent for name in names])
+        if bad.any():
+            return start // stride + int(bad.argmax())
+    return -1
 
 
 def _kind(bits: list[int], exponent: int, fraction: int) -> str:

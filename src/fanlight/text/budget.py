@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -26,6 +26,8 @@ BYTES_PER_INPUT = 1024
 MAX_DEPTH = 100  # of lists and objects
 _SMALL_BYTES = 512
 _WEIGHT_PER_STEP = 64
+_WORTH_KNOWING = 16
+_MAX_KNOWN = 50_000
 
 
 class Overrun(SecurityError):
@@ -35,12 +37,13 @@ class Overrun(SecurityError):
 class Budget:
     """What one rendering may still do."""
 
-    __slots__ = ("deadline", "max_bytes", "max_chars", "n_bytes", "steps")
+    __slots__ = ("_known", "deadline", "max_bytes", "max_chars", "n_bytes", "steps")
 
     def __init__(self, input_chars: int) -> None:
         self.max_chars = MIN_CHARS + CHARS_PER_INPUT * input_chars
         self.max_bytes = MIN_BYTES + BYTES_PER_INPUT * input_chars
         self.n_bytes = 0
+        self._known: dict[int, tuple[Any, int, int]] = {}  # with the value, so that it lives, and no other has its id
         self.steps = MAX_STEPS
         self.deadline = time.monotonic() + MAX_SECONDS
 
@@ -62,33 +65,43 @@ class Budget:
         if isinstance(value, str):
             self.check(len(value))
             return len(value)
-        items = _items(value)
-        if items is None:
+        if not isinstance(value, _CONTAINERS):
             return 1
-        total = 0
-        stack = [iter(items)]
-        while stack:
-            for item in stack[-1]:
-                if isinstance(item, str):
-                    total += len(item) + 2
-                elif isinstance(item, Namespace):
-                    raise Overrun("a namespace inside another value")
-                else:
-                    total += 2
-                    items = _items(item)
-                    if items is not None:
-                        stack.append(iter(items))
-                        break
-                if total > self.max_chars:
-                    break
-            else:
-                stack.pop()
-            if len(stack) > MAX_DEPTH:
-                raise Overrun(f"lists and objects more than {MAX_DEPTH} deep")
-            self.check(total)
-        if total > _WEIGHT_PER_STEP:
-            self.spend(total // _WEIGHT_PER_STEP)
-        return total
+        return self._weight(value, 1)[0]
+
+    def _weight(self, value: Any, level: int) -> tuple[int, int]:
+        """A container's weight, and how many levels it has. What is known is not counted again: nothing can change it."""
+        known = self._known.get(id(value))
+        if known is not None:
+            _, weight, height = known
+        else:
+            weight, height = self._count(value, level)
+            if weight > _WEIGHT_PER_STEP:
+                self.spend(weight // _WEIGHT_PER_STEP)
+            if weight > _WORTH_KNOWING and type(value) in (list, tuple, dict):
+                if len(self._known) >= _MAX_KNOWN:
+                    self._known.clear()
+                self._known[id(value)] = value, weight, height
+        if level + height > MAX_DEPTH:
+            raise Overrun(f"lists and objects more than {MAX_DEPTH} deep")
+        return weight, height
+
+    def _count(self, value: Any, level: int) -> tuple[int, int]:
+        if level > MAX_DEPTH:
+            raise Overrun(f"lists and objects more than {MAX_DEPTH} deep")
+        weight = height = 0
+        for item in _items(value):
+            if isinstance(item, str):
+                weight += len(item)
+            elif isinstance(item, Namespace):
+                raise Overrun("a namespace inside another value")
+            elif isinstance(item, _CONTAINERS):
+                inner, levels = self._weight(item, level + 1)
+                weight, height = weight + inner, max(height, levels)
+            weight += 2
+            if weight > self.max_chars:
+                self.check(weight)
+        return weight, height + 1
 
     def made(self, value: Any, bytes_per_item: int = 0) -> Any:
         """The value, new in this rendering, once weighed and its memory counted. bytes_per_item: its items are new too."""
@@ -112,17 +125,14 @@ class Budget:
 
 
 def _items(value: Any) -> Any:
-    """What a container prints besides its brackets; None: it is no container."""
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return value
+    """What a container prints besides its brackets."""
     if isinstance(value, Namespace):
         value = object.__getattribute__(value, "_Namespace__attrs")
-    if isinstance(value, Mapping):
-        return [*value.keys(), *value.values()]
-    return value if isinstance(value, _VIEWS) else None
+    return [*value.keys(), *value.values()] if isinstance(value, dict) else value
 
 
 _VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
+_CONTAINERS = (list, tuple, dict, set, frozenset, Namespace, *_VIEWS)
 
 budget_of_rendering: ContextVar[Budget] = ContextVar("fanlight_template_budget")
 """Set while a template renders; what is called outside of a rendering fails, so that the compiler folds no constants."""

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from fanlight.errors import TokenizerError
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+
     from fanlight.text.tokenizer import AnyTokenizer
 
 MAX_SOURCE_CHARS = 1 << 17  # the longest known has 40,000
@@ -27,33 +29,39 @@ _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 class ChatTemplate:
     """A compiled chat template. Immutable; may be used by several threads."""
 
-    __slots__ = ("_now", "_template", "_variables", "source")
+    __slots__ = ("_now", "_template", "_tool_template", "_variables", "source")
 
     def __init__(
         self,
         source: str,
         *,
+        tool_source: str | None = None,
         bos_token: str | None = None,
         eos_token: str | None = None,
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
-        """source: Jinja. now: what `strftime_now` tells; fix it to make prompts with dates repeatable.
+        """source: Jinja. tool_source: the one for chats with tools, if that is another. now: what `strftime_now` tells; fix
+        it to make prompts with dates repeatable.
 
         TokenizerError: not a valid template.
         """
+        self.source = source
+        self._now = now
+        self._variables = {k: v for k, v in (("bos_token", bos_token), ("eos_token", eos_token)) if v is not None}
+        self._template = self._compiled(source)
+        self._tool_template = self._template if tool_source is None else self._compiled(tool_source)
+
+    def _compiled(self, source: str) -> Template:
         if len(source) > MAX_SOURCE_CHARS:
             raise TokenizerError(f"chat template: expected at most {MAX_SOURCE_CHARS} characters, found {len(source)}")
         from jinja2 import TemplateSyntaxError
 
         from fanlight.text.sandbox import BoundedEnvironment
 
-        self.source = source
-        self._now = now
-        self._variables = {k: v for k, v in (("bos_token", bos_token), ("eos_token", eos_token)) if v is not None}
         environment = BoundedEnvironment()
         environment.globals["strftime_now"] = self._strftime_now
         try:
-            self._template = environment.compile_bounded(source, _FILENAME)
+            return environment.compile_bounded(source, _FILENAME)
         except TemplateSyntaxError as error:
             raise TokenizerError(f"chat template, line {error.lineno}: {_one_line(error)}") from None
         except (RecursionError, SyntaxError, ValueError, MemoryError) as error:  # nested too deep for Python's parser
@@ -85,8 +93,9 @@ class ChatTemplate:
         plain_tools = None if tools is None else _plain(_checked_tools(tools), "tools")
         given = {"tools": plain_tools, "documents": None, **self._variables, **plain_extra}
         variables = {**given, "messages": chat, "add_generation_prompt": add_generation_prompt}
+        template = self._template if plain_tools is None else self._tool_template
         try:
-            return sandbox.render(self._template, variables, _count_chars([chat, given]))
+            return sandbox.render(template, variables, _count_chars([chat, given]))
         except Exception as error:
             line = _line(error)
             where = "chat template" if line is None else f"chat template, line {line}"
