@@ -19,6 +19,8 @@
 #include <thread>
 
 #include "core/check.h"
+#include "core/finite.h"
+#include "core/guard.h"
 #include "core/pool.h"
 #include "ops/attention.h"
 #include "ops/linear.h"
@@ -247,6 +249,14 @@ NB_MODULE(_native, m) {
       .def_prop_ro("dtype", &Linear::dtype)
       .def_prop_ro("part_dtypes", &Linear::part_dtypes)
       .def_prop_ro("nbytes", &Linear::n_bytes);
+  nb::class_<Guard>(m, "Guard")
+      .def("__init__",
+           [](Guard* self, nb::handle data) {
+             Bytes bytes(data);
+             new (self) Guard(bytes.data(), bytes.size());
+           },
+           "mapping"_a)
+      .def_prop_ro("torn", &Guard::torn);
   nb::class_<Rope>(m, "Rope").def_prop_ro("n_rotated", &Rope::n_rotated);
   nb::class_<KVPool> pool_class(m, "KVPool");
   pool_class
@@ -271,6 +281,13 @@ NB_MODULE(_native, m) {
                     const std::vector<int>& counts) { return KVBatch(std::move(pool), tables, starts, counts); },
                  "tables"_a, "starts"_a, "counts"_a);
 
+  m.def("first_not_finite",
+        [](nb::handle data, size_t stride, const std::vector<size_t>& offsets, int width, uint64_t exponent) {
+          Bytes bytes(data);
+          check(stride > 0, "first_not_finite: no numbers to look at");
+          return timed([&] { return first_not_finite(bytes.data(), bytes.size() / stride, stride, offsets, width, exponent); });
+        },
+        "data"_a, "stride"_a, "offsets"_a, "width"_a, "exponent"_a);
   m.def("tensor", make_tensor, "data"_a, "n_columns"_a);
   m.def("pack", pack, "n_in"_a, "parts"_a, nb::kw_only(), "quantize"_a = nb::none(), "bias"_a = nb::none(), "activation"_a = "none", "gated"_a = false,
         "mapped"_a = false);

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -112,14 +113,24 @@ def load_parts(name: str | os.PathLike[str] | None, ops: Ops, options: LoadOptio
         return _load_hf(source, ops, how)
     if how.backend == "hf":
         raise OptionError(f"{source.path}: backend hf takes a Hugging Face folder, not a GGUF file; leave backend out")
-    opened = open_model(source.path)
-    try:
-        decoder, report = build_decoder(
-            opened.checkpoint, opened.config, ops, quantize=how.quantize and how.quantize.upper(), n_ctx=how.n_ctx
-        )
+    opened, quantize = open_model(source.path), how.quantize and how.quantize.upper()
+    with reading(opened.checkpoint, ops):
+        decoder, report = build_decoder(opened.checkpoint, opened.config, ops, quantize=quantize, n_ctx=how.n_ctx)
         return _joined(source, decoder, opened.tokenizer(), report, opened.defaults)  # while native code packs weights
+
+
+@contextmanager
+def reading(checkpoint: Checkpoint, ops: Ops) -> Iterator[None]:
+    """Around everything that reads the arrays: at the end all of it was read, from files that stayed as they were."""
+    try:
+        if checkpoint.format == "gguf":
+            from fanlight.checkpoints.finite import check_finite
+
+            check_finite(checkpoint)  # and reads the file's pages, which packing then finds in place
+        yield
     finally:
         ops.finish_packing()  # it reads the file's pages
+        checkpoint.check_unchanged()  # the reason, then, of any other error
 
 
 def _wants_transformers(folder: Path, how: LoadOptions) -> bool:

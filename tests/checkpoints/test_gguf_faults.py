@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import time
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -50,8 +51,11 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "three bytes": (b"GGU", "found 3 bytes, too short"),
     "foreign bytes": (b"\x7fELF" + b"x" * 60, r"b'GGUF' at byte 0.*found bytes b'\\x7fELFxxxx'.*right file"),
     "safetensors": (b"\x40" + b"\0" * 7 + b'{"a": 1}', "found a safetensors file; open it as one"),
-    "zip": (b"PK\x03\x04" + b"x" * 60, "found a ZIP archive, as PyTorch saves; convert"),
-    "pickle": (b"\x80\x02\x8a\nl\xfc\x9cF" + b"x" * 60, "found a Python pickle, as PyTorch saves; convert"),
+    "zip": (b"PK\x03\x04" + b"x" * 60, "found a ZIP archive, as PyTorch saves; it is not opened, .*convert"),
+    "pickle": (
+        b"\x80\x02\x8a\nl\xfc\x9cF" + b"x" * 60,
+        "found a Python pickle, as PyTorch saves; it is not opened, .*convert",
+    ),
     "web page": (b"\n<!DOCTYPE html><html>", "found a web page.*download the file itself"),
     "html": (b"<HTML><head>", "found a web page"),
     "lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", "found a Git LFS pointer.*git lfs pull"),
@@ -68,7 +72,7 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "no counts": (b.build()[:12], "the number of tensors at byte 8 takes 8 bytes, but the file ends at byte 12"),
     "too many tensors": (
         b.build(n_tensors=HUGE),
-        rf"byte 8 that there are {HUGE} tensors, but the 8 bytes left hold at",
+        rf"byte 8 that there are {HUGE} tensors, but the 8 bytes left of the file hold at",
     ),
     "too many entries": (
         b.build(n_entries=HUGE),
@@ -103,7 +107,7 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     ),
     "too many strings": (
         b.build([b.Entry(b"k", b.ARRAY, b.u32(b.STRING) + b.u64(2**40))]),
-        f"byte 41 that there are {2**40} strings in metadata value 'k', but the 15 bytes left hold at most 1",
+        f"byte 41 that there are {2**40} strings in metadata value 'k', but the 15 bytes left of the file hold at most 1",
     ),
     "too many numbers": (
         b.build([b.Entry(b"k", b.ARRAY, b.u32(b.F64) + b.u64(2**61))]),
@@ -320,17 +324,18 @@ def damaged(edits: list[tuple[str, int, int]]) -> bytes:
     return bytes(data)
 
 
-def check_any(path: Path, data: bytes) -> None:
+def check_any(path: Path, data: bytes, *, measured: bool = True) -> None:
     """A CheckpointError or a sound Checkpoint, and no more memory than the file justifies."""
     path.unlink(missing_ok=True)  # a new file: the old one may still be mapped
     path.write_bytes(data)
-    tracemalloc.start()
+    if measured:
+        tracemalloc.start()
     try:
         result: Any = open_gguf(path)
     except CheckpointError as error:
         result = str(error)
     finally:
-        peak = tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1] if measured else 0
         tracemalloc.stop()
     assert peak < 200_000 + 32 * len(data)
     if isinstance(result, Checkpoint):
@@ -369,3 +374,80 @@ def test_every_truncation_gives_an_error_or_a_sound_checkpoint(tmp_path: Path) -
 @pytest.mark.parametrize("at", range(4, 24))
 def test_every_header_byte_set_to_all_ones(tmp_path: Path, at: int) -> None:
     check_any(tmp_path / "ones.gguf", damaged([("byte", at, 255)]))
+
+
+def test_every_number_of_the_header_at_its_limits(tmp_path: Path) -> None:
+    """Wherever a count, a length, a dim, a type or an offset stands, and everywhere else."""
+    limits = [("u32", 0), ("u32", 2**31), ("u32", 2**32 - 1), ("u64", 2**31), ("u64", 2**63), ("u64", HUGE)]
+    for at in range(4, DATA_START):
+        for kind, value in limits:
+            check_any(tmp_path / "limits.gguf", damaged([(kind, at, value)]), measured=False)
+
+
+@pytest.mark.parametrize("alignment", [0, 1, 3, 4, 12, 2**31 + 1, 2**32, 2**63, HUGE])
+def test_an_alignment_that_is_none(tmp_path: Path, alignment: int) -> None:
+    path = tmp_path / "a.gguf"
+    path.write_bytes(b.build([b.number("general.alignment", b.U64, alignment)], [T]))
+    assert f"'general.alignment' is {alignment}, expected a power of two from 8 on" in fault(path)
+
+
+def test_an_alignment_beyond_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    path.write_bytes(b.build([b.number("general.alignment", b.U32, 2**31)], [T]))
+    assert f"tensor 't' ends at byte {2**31 + 16}, but the file has " in fault(path)
+    path.write_bytes(b.build([b.number("general.alignment", b.U32, 2**31)]))
+    assert not open_gguf(path).arrays
+
+
+LARGE = 1 << 36  # bytes of a file that is a hole but for its header
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (
+            b.build(n_tensors=2**32),
+            r"there are 4294967296 tensors, but the \d+ bytes left of the header \(at most 67108864",
+        ),
+        (b.build(n_entries=2**32), r"there are 4294967296 metadata entries, but the \d+ bytes left of the header"),
+        (
+            b.build(n_entries=1)[:24] + b.string("k") + b.u32(b.ARRAY) + b.u32(b.STRING) + b.u64(2**31),
+            r"there are 2147483648 strings in metadata value 'k', but the \d+ bytes left of the header",
+        ),
+        (
+            b.build(n_entries=1)[:24] + b.string("k") + b.u32(b.ARRAY) + b.u32(b.U8) + b.u64(2**31),
+            r"there are 2147483648 numbers in metadata value 'k', but the \d+ bytes left of the header",
+        ),
+        (
+            b.build(n_entries=1)[:24] + b.string("k") + b.u32(b.STRING) + b.u64(2**31),
+            r"metadata value 'k' at byte 45 claims to be 2147483648 bytes long, but \d+ are left of the header",
+        ),
+        (
+            b.build(n_entries=1)[:24] + b.u64(2**31),
+            r"the key of metadata entry 0 at byte 32 claims to be 2147483648 bytes",
+        ),
+    ],
+)
+def test_a_large_file_does_not_justify_a_large_header(tmp_path: Path, header: bytes, expected: str) -> None:
+    path = tmp_path / "large.gguf"
+    path.write_bytes(header)
+    os.truncate(path, LARGE)
+    tracemalloc.start()
+    started = time.monotonic()
+    try:
+        message = fault(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert time.monotonic() - started < 2
+    assert re.search(expected, message), message
+
+
+def test_a_large_file_of_tensors_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.gguf"
+    tensors = [b.Tensor(b"t", (2**30,), 0, b""), b.Tensor(b"u", (2**33,), 0, b"", offset=2**32)]
+    path.write_bytes(b.build(tensors=tensors))
+    os.truncate(path, LARGE)
+    arrays = open_gguf(path).arrays
+    assert [array.data.nbytes for array in arrays.values()] == [2**32, 2**35]
+    assert bytes(arrays["u"].data[-4:]) == bytes(4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tracemalloc
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from fanlight.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 
 def raw(header: object, data: bytes = b"", *, length: int | None = None) -> bytes:
@@ -117,7 +117,7 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "expected a safetensors file, found an empty file; download"),
     "short": (b"\2\0\0\0\0\0\0\0{", "found 9 bytes, too short"),
     "gguf": (b"GGUF" + b"\0" * 60, r"\(b'{' at byte 8\), found a GGUF file; open it as one"),
-    "zip": (b"PK\x03\x04" + b"\0" * 60, "found a ZIP archive, as PyTorch saves; convert"),
+    "zip": (b"PK\x03\x04" + b"\0" * 60, "found a ZIP archive, as PyTorch saves; it is not opened, .*convert"),
     "lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", "found a Git LFS pointer"),
     "web page": (b"<!doctype html><html lang=en>", "found a web page"),
     "not an object": (raw(b"[1, 2]"), r"b'{' at byte 8\), found bytes"),
@@ -416,3 +416,44 @@ def test_no_folder_and_a_file(tmp_path: Path) -> None:
     assert "expected a model folder, found a file; pass the folder that holds it" in fault(
         open_folder, tmp_path / "file"
     )
+
+
+def test_a_snapshot_of_links_is_read_as_a_hub_cache_lays_it_out(tmp_path: Path) -> None:
+    """Links in a snapshot lead to ../../blobs: outside of the folder, and in order."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "c0ffee"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    write_shards(blobs)
+    for number, file in enumerate(sorted(blobs.iterdir())):
+        blob = file.rename(blobs / f"blob{number}")
+        (snapshot / file.name).symlink_to(Path("..", "..", "blobs", blob.name))
+    assert sorted(open_folder(snapshot).arrays) == ["a", "b", "c"]
+    (blobs / "blob0").unlink()
+    assert "model-1-of-2.safetensors: expected a safetensors file, found nothing at this path" in fault(
+        open_folder, snapshot
+    )
+
+
+def test_a_link_round_in_circles_is_named(tmp_path: Path) -> None:
+    (tmp_path / ONE_FILE).symlink_to(ONE_FILE)
+    assert "cannot open it (Too many levels of symbolic links); check path and rights" in fault(open_folder, tmp_path)
+
+
+@pytest.mark.parametrize("unit", [b"[],", b'{"":1},', b"[[[]]],"])
+def test_a_header_of_brackets_takes_no_memory(tmp_path: Path, unit: bytes) -> None:
+    path = tmp_path / "dense.safetensors"
+    path.write_bytes(raw(b'{"x": [' + unit * ((3 << 20) // len(unit)) + b"0]}"))
+    tracemalloc.start()
+    try:
+        assert "opening brackets in 31457" in fault(open_safetensors, path)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_honest_header_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "many.safetensors"
+    n = 25_000
+    path.write_bytes(raw({f"w{i}": entry([1], 4 * i, 4 * i + 4) for i in range(n)}, bytes(4 * n)))
+    assert path.stat().st_size > 1 << 20
+    assert len(open_safetensors(path).arrays) == n

@@ -13,6 +13,7 @@ import fanlight
 PUBLIC = {
     "Description",
     "Encoder",
+    "ExportReport",
     "Generation",
     "GenerationConfig",
     "Model",
@@ -20,9 +21,12 @@ PUBLIC = {
     "Stop",
     "StopReason",
     "TokenCandidate",
+    "Verification",
     "__version__",
+    "export",
     "load",
     "load_encoder",
+    "verify",
 }
 
 

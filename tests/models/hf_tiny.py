@@ -48,4 +48,4 @@ def random_model(model_type: str, **sizes: Any) -> Any:
     """Of CASES, or of any type with its sizes."""
     config = AutoConfig.for_model(model_type, **CASES.get(model_type, {}), **sizes, vocab_size=tiny.N_VOCAB)
     config.bos_token_id = config.eos_token_id = config.pad_token_id = tiny.EOS
-    return tiny._randomised(AutoModelForCausalLM.from_config, config)
+    return tiny.randomised(AutoModelForCausalLM.from_config, config)

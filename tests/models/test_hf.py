@@ -60,7 +60,7 @@ class Sequences:
         """Append ids to each, in one pass: the logits after the last of each."""
         for slot, ids in parts:
             assert self.cache.reserve(slot, len(ids))
-        batch = self.cache.batch([(slot, len(ids)) for slot, ids in parts], OPS)
+        batch = self.cache.batch([(slot, len(ids)) for slot, ids in parts])
         together = [token for _, ids in parts for token in ids]
         last = np.cumsum([len(ids) for _, ids in parts]) - 1
         return list(self.decoder.forward(together, batch, last.tolist() if logits else []).numpy())

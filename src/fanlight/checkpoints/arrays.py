@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fanlight.checkpoints.files import MappedFile
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Array:
@@ -31,3 +33,10 @@ class Checkpoint:
     format: str  # "gguf" or "safetensors"
     metadata: Mapping[str, Any]
     arrays: Mapping[str, Array]
+    files: tuple[MappedFile, ...] = ()
+    """What the arrays are windows onto."""
+
+    def check_unchanged(self) -> None:
+        """CheckpointError if a file was cut short, or could not be read, while its arrays were. To be asked after that."""
+        for file in self.files:
+            file.check_unchanged()

@@ -20,19 +20,21 @@ from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fanlight.checkpoints.arrays import Array, Checkpoint
-from fanlight.checkpoints.files import DAMAGED, MappedFile, looks_like, map_file, shown
+from fanlight.checkpoints.files import DAMAGED, MappedBytes, MappedFile, looks_like, map_file, shown
 from fanlight.checkpoints.gguf_types import QUANTS, WITHDRAWN
 from fanlight.errors import CheckpointError
 
 if TYPE_CHECKING:
     import os
-    from mmap import mmap
 
 VERSIONS = (2, 3)
 MAX_DIMS = 4
 MAX_ARRAY_DEPTH = 4
 MAX_ELEMENTS = 2**63 - 1
 DEFAULT_ALIGNMENT = 32
+MAX_HEADER_BYTES = 1 << 26  # some 4 times that of the largest vocabularies; a file of 16 GB need not have one of 8
+MAX_ENTRIES = 1 << 16  # of metadata; arrays within arrays count as well
+MAX_TENSORS = 1 << 17
 STRING_BATCH = 2048  # a batch stays in the cache; and one odd string slows down its batch only
 
 _BOOL, _STRING, _ARRAY = 7, 8, 9
@@ -61,7 +63,14 @@ _LEAST_ARRAY_BYTES = 4 + 8  # element type, count
 def open_gguf(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a GGUF file; tensors stay on disk until they are read. Errors: CheckpointError."""
     file = map_file(path, "a GGUF file")
-    cursor = _Cursor(file)
+    try:
+        checkpoint = _parse(_Cursor(file), file)
+    finally:
+        file.check_unchanged()  # the reason, then, of any other error
+    return checkpoint
+
+
+def _parse(cursor: _Cursor, file: MappedFile) -> Checkpoint:
     n_tensors, n_entries = _read_start(cursor)
     metadata = _read_metadata(cursor, n_entries)
     infos = [_read_info(cursor) for _ in range(n_tensors)]
@@ -72,7 +81,7 @@ def open_gguf(path: str | os.PathLike[str]) -> Checkpoint:
             f"it is one of {n_parts} parts ('split.count'), expected a whole model; join the parts with llama.cpp's "
             f"'llama-gguf-split --merge' and open the result"
         )
-    return Checkpoint(path=file.path, format="gguf", metadata=metadata, arrays=arrays)
+    return Checkpoint(path=file.path, format="gguf", metadata=metadata, arrays=arrays, files=(file,))
 
 
 class _Cursor:
@@ -80,9 +89,12 @@ class _Cursor:
 
     def __init__(self, file: MappedFile) -> None:
         self.path = file.path
-        self.data: mmap = file.data
-        self.size = file.size
+        self.data = file.data
+        self.file_size = file.size
+        self.size = min(file.size, MAX_HEADER_BYTES)  # what there is to read forward through
+        self.end = "the file" if self.size == file.size else f"the header (at most {MAX_HEADER_BYTES} bytes)"
         self.pos = 0
+        self.n_arrays = 0  # within arrays
 
     @property
     def left(self) -> int:
@@ -94,7 +106,7 @@ class _Cursor:
     def numbers(self, form: struct.Struct, what: str) -> tuple[Any, ...]:
         if form.size > self.left:
             raise self.error(
-                f"{what} at byte {self.pos} takes {form.size} bytes, but the file ends at byte {self.size}; {DAMAGED}"
+                f"{what} at byte {self.pos} takes {form.size} bytes, but {self.end} ends at byte {self.size}; {DAMAGED}"
             )
         values = form.unpack_from(self.data, self.pos)
         self.pos += form.size
@@ -107,7 +119,7 @@ class _Cursor:
         length = self.number(_U64, f"the length of {what}")
         if length > self.left:
             raise self.error(
-                f"{what} at byte {self.pos} claims to be {length} bytes long, but {self.left} are left; {DAMAGED}"
+                f"{what} at byte {self.pos} claims to be {length} bytes long, but {self.left} are left of {self.end}; {DAMAGED}"
             )
         start, self.pos = self.pos, self.pos + length
         return self.data[start : self.pos]
@@ -119,18 +131,20 @@ class _Cursor:
         except UnicodeDecodeError as error:
             raise self.error(f"{what} at byte {start} is not UTF-8 ({error.reason}); {DAMAGED}") from None
 
-    def count(self, least_bytes: int, what: str) -> int:
+    def count(self, least_bytes: int, what: str, limit: int = MAX_HEADER_BYTES) -> int:
         """A number of things that take at least so many bytes each."""
         start = self.pos
         n: int = self.number(_U64, f"the number of {what}")
-        return self.checked_count(n, start, least_bytes, what)
+        return self.checked_count(n, start, least_bytes, what, limit)
 
-    def checked_count(self, n: int, start: int, least_bytes: int, what: str) -> int:
+    def checked_count(self, n: int, start: int, least_bytes: int, what: str, limit: int) -> int:
         most = self.left // least_bytes
+        if limit < n <= most:
+            raise self.error(f"there are {n} {what} at byte {start}, expected at most {limit}; {DAMAGED}")
         if n > most:
             raise self.error(
-                f"the header claims at byte {start} that there are {n} {what}, but the {self.left} bytes left hold "
-                f"at most {most}; {DAMAGED}"
+                f"the header claims at byte {start} that there are {n} {what}, but the {self.left} bytes left of "
+                f"{self.end} hold at most {most}; {DAMAGED}"
             )
         return n
 
@@ -153,8 +167,8 @@ def _read_start(cursor: _Cursor) -> tuple[int, int]:
         do = "convert the original model again with a current llama.cpp" if version < 2 else "get a newer Fanlight"
         raise cursor.error(f"GGUF version {version} at byte 4, expected version 2 or 3; {do}")
     n_tensors = cursor.number(_U64, "the number of tensors")
-    n_entries = cursor.count(_LEAST_ENTRY_BYTES, "metadata entries")
-    return cursor.checked_count(n_tensors, 8, _LEAST_TENSOR_BYTES, "tensors"), n_entries
+    n_entries = cursor.count(_LEAST_ENTRY_BYTES, "metadata entries", MAX_ENTRIES)
+    return cursor.checked_count(n_tensors, 8, _LEAST_TENSOR_BYTES, "tensors", MAX_TENSORS), n_entries
 
 
 # -- metadata ----------------------------------------------------------------------------------------------------------
@@ -198,7 +212,8 @@ def _read_array(cursor: _Cursor, what: str, depth: int) -> list[Any] | array[Any
     if kind == _STRING:
         return _read_strings(cursor, cursor.count(8, f"strings in {what}"), what)
     if kind == _ARRAY:
-        n = cursor.count(_LEAST_ARRAY_BYTES, f"arrays in {what}")
+        n = cursor.count(_LEAST_ARRAY_BYTES, f"arrays in {what}", MAX_ENTRIES - cursor.n_arrays)
+        cursor.n_arrays += n
         return [_read_array(cursor, what, depth + 1) for _ in range(n)]
     if kind not in _NUMBERS:
         raise cursor.error(
@@ -230,7 +245,7 @@ def _read_strings(cursor: _Cursor, n: int, what: str) -> list[str]:
     return strings
 
 
-def _short_strings(data: mmap, pos: int, n: int) -> tuple[list[str], int] | None:
+def _short_strings(data: MappedBytes | bytes, pos: int, n: int) -> tuple[list[str], int] | None:
     """`n` strings from byte `pos` on, and where they end: if all are below 256 bytes and none holds a NUL, else None.
 
     A vocabulary with its merges is 100,000 strings, most of the time it takes to open a model. So this takes the lowest
@@ -242,7 +257,7 @@ def _short_strings(data: mmap, pos: int, n: int) -> tuple[list[str], int] | None
     except IndexError:
         return None
     strings = b"\0".join(raw).decode("utf-8", "surrogateescape").split("\0")
-    if pos > len(data) or len(strings) != n:
+    if pos > min(len(data), MAX_HEADER_BYTES) or len(strings) != n:
         return None
     # No string holds a NUL, so all NULs are in the lengths: 7 each (8 where it is 0) mean that the upper 7 bytes are 0.
     if data[start:pos].count(0) != 7 * n + strings.count(""):
@@ -315,9 +330,9 @@ def _locate(cursor: _Cursor, infos: list[_Info], alignment: int) -> dict[str, Ar
                 f"{what} has offset {offset}, expected a multiple of the alignment {alignment}; {DAMAGED}"
             )
         start, end = data_start + offset, data_start + offset + nbytes
-        if end > cursor.size:
+        if end > cursor.file_size:
             raise cursor.error(
-                f"{what} ends at byte {end}, but the file has {cursor.size} bytes; the download is incomplete; "
+                f"{what} ends at byte {end}, but the file has {cursor.file_size} bytes; the download is incomplete; "
                 f"download the file again"
             )
         arrays[name] = Array(name=name, dtype=dtype, shape=shape, data=view[start:end])

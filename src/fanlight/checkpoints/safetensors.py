@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from fanlight.checkpoints.arrays import Array, Checkpoint
-from fanlight.checkpoints.files import DAMAGED, MappedFile, looks_like, map_file, shown
+from fanlight.checkpoints.files import DAMAGED, PICKLE, MappedFile, looks_like, map_file, shown
 from fanlight.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -52,11 +52,20 @@ ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 _LENGTH_BYTES = 8
+_ANY_BRACKETS_BYTES = 1 << 20  # JSON of this size may be as dense as it likes
 
 
 def open_safetensors(path: str | os.PathLike[str]) -> Checkpoint:
     """Open one file; arrays stay on disk until they are read. Errors: CheckpointError."""
     file = map_file(path, "a safetensors file")
+    try:
+        checkpoint = _parse(file)
+    finally:
+        file.check_unchanged()  # the reason, then, of any other error
+    return checkpoint
+
+
+def _parse(file: MappedFile) -> Checkpoint:
     data_start, header = _read_header(file)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
@@ -74,7 +83,7 @@ def open_safetensors(path: str | os.PathLike[str]) -> Checkpoint:
         arrays[name] = Array(name=name, dtype=dtype, shape=shape, data=view[data_start + begin : data_start + end])
         spans.append((begin, end, name))
     _check_no_holes(file.path, spans, data_start, file.size)
-    return Checkpoint(path=file.path, format="safetensors", metadata=metadata, arrays=arrays)
+    return Checkpoint(path=file.path, format="safetensors", metadata=metadata, arrays=arrays, files=(file,))
 
 
 def _read_header(file: MappedFile) -> tuple[int, dict[str, Any]]:
@@ -109,6 +118,12 @@ def _parse_json(what: str, data: bytes) -> dict[str, Any]:
                 seen.add(key)
         return result
 
+    n_brackets = data.count(b"[") + data.count(b"{")
+    if len(data) > _ANY_BRACKETS_BYTES and n_brackets > len(data) // 8:  # an entry has 3 in some 60 bytes
+        raise CheckpointError(
+            f"{what} has {n_brackets} opening brackets in {len(data)} bytes, expected at most one in 8, since each takes "
+            f"memory; check that this is the right file"
+        )
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=once)
     except UnicodeDecodeError as error:
@@ -252,8 +267,8 @@ def _open_shards(folder: str, names: list[str]) -> Checkpoint:
                 f"once; download the folder again"
             )
         arrays.update(shard.arrays)
-
-    return Checkpoint(path=folder, format="safetensors", metadata=metadata, arrays=arrays)
+    files = tuple(file for shard in shards.values() for file in shard.files)
+    return Checkpoint(path=folder, format="safetensors", metadata=metadata, arrays=arrays, files=files)
 
 
 def _some(names: Iterable[str], limit: int = 5) -> str:
@@ -284,6 +299,9 @@ def _describe(folder: str, names: list[str]) -> str:
         files = [name for name in names if name.endswith(ending)]
         if files:
             return f"{_some(files)}; {do}"
+    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]
+    if pickles:
+        return f"{_some(pickles)}: Python pickles, {PICKLE}"
     if not names:
         return "an empty folder; download the model into it"
     return f"{_some(names)}; pass a folder that holds weights, or download them into it"

@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 from fanlight.errors import TokenizerError
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+
     from fanlight.text.tokenizer import AnyTokenizer
 
-MAX_SOURCE_CHARS = 1 << 20
+MAX_SOURCE_CHARS = 1 << 17  # the longest known has 40,000
 _MAX_DEPTH = 64
+_MAX_MESSAGE = 400
 _FILENAME = "<chat template>"
 _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 
@@ -26,40 +29,48 @@ _REASONING_NAMES = ("reasoning_content", "thinking", "reasoning")
 class ChatTemplate:
     """A compiled chat template. Immutable; may be used by several threads."""
 
-    __slots__ = ("_now", "_template", "_variables", "source")
+    __slots__ = ("_now", "_template", "_tool_template", "_variables", "source")
 
     def __init__(
         self,
         source: str,
         *,
+        tool_source: str | None = None,
         bos_token: str | None = None,
         eos_token: str | None = None,
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
-        """source: Jinja. now: what `strftime_now` tells; fix it to make prompts with dates repeatable.
+        """source: Jinja. tool_source: the one for chats with tools, if that is another. now: what `strftime_now` tells; fix
+        it to make prompts with dates repeatable.
 
         TokenizerError: not a valid template.
         """
+        self.source = source
+        self._now = now
+        self._variables = {k: v for k, v in (("bos_token", bos_token), ("eos_token", eos_token)) if v is not None}
+        self._template = self._compiled(source)
+        self._tool_template = self._template if tool_source is None else self._compiled(tool_source)
+
+    def _compiled(self, source: str) -> Template:
         if len(source) > MAX_SOURCE_CHARS:
             raise TokenizerError(f"chat template: expected at most {MAX_SOURCE_CHARS} characters, found {len(source)}")
         from jinja2 import TemplateSyntaxError
 
         from fanlight.text.sandbox import BoundedEnvironment
 
-        self.source = source
-        self._now = now
-        self._variables = {k: v for k, v in (("bos_token", bos_token), ("eos_token", eos_token)) if v is not None}
         environment = BoundedEnvironment()
         environment.globals["strftime_now"] = self._strftime_now
         try:
-            self._template = environment.compile_bounded(source, _FILENAME)
+            return environment.compile_bounded(source, _FILENAME)
         except TemplateSyntaxError as error:
-            raise TokenizerError(f"chat template, line {error.lineno}: {error.message}") from None
+            raise TokenizerError(f"chat template, line {error.lineno}: {_one_line(error)}") from None
         except (RecursionError, SyntaxError, ValueError, MemoryError) as error:  # nested too deep for Python's parser
-            raise TokenizerError(f"chat template: cannot be compiled: {error}") from None
+            raise TokenizerError(f"chat template: cannot be compiled: {_one_line(error)}") from None
 
     def _strftime_now(self, format: str) -> str:  # noqa: A002  (the name that templates know)
-        return self._now().strftime(format)
+        from fanlight.text.sandbox import checked_date_format
+
+        return self._now().strftime(checked_date_format(format))
 
     def render(
         self,
@@ -77,18 +88,18 @@ class ChatTemplate:
         """
         from fanlight.text import sandbox
 
-        chat = [_with_reasoning(message) for message in check_messages(messages)]
+        chat = [_with_reasoning(_without_none(message)) for message in check_messages(messages)]
         plain_extra = {name: _plain(value, name) for name, value in extra.items()}
         plain_tools = None if tools is None else _plain(_checked_tools(tools), "tools")
         given = {"tools": plain_tools, "documents": None, **self._variables, **plain_extra}
         variables = {**given, "messages": chat, "add_generation_prompt": add_generation_prompt}
+        template = self._template if plain_tools is None else self._tool_template
         try:
-            return sandbox.render(self._template, variables, _count_chars([chat, given]))
+            return sandbox.render(template, variables, _count_chars([chat, given]))
         except Exception as error:
             line = _line(error)
             where = "chat template" if line is None else f"chat template, line {line}"
-            what = " ".join(str(error).split()) or type(error).__name__
-            raise TokenizerError(f"{where}: {what}") from error
+            raise TokenizerError(f"{where}: {_one_line(error)}") from error
 
 
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -204,8 +215,12 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
     """Nothing but JSON's types, copied: a template must not reach live objects, nor change the caller's."""
     if depth > _MAX_DEPTH:
         raise TokenizerError(f"{where}: expected at most {_MAX_DEPTH} levels of lists and objects, found more")
-    if value is None or isinstance(value, (bool, int, float)):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int):  # NumPy's numbers, for one, are float's children, and can write files
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, Mapping):
@@ -216,6 +231,11 @@ def _plain(value: Any, where: str, depth: int = 0) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item, where, depth + 1) for item in value]
     raise TokenizerError(f"{where}: expected text, numbers, lists and objects, found {type(value).__name__}")
+
+
+def _without_none(message: dict[str, Any]) -> dict[str, Any]:
+    """Templates that write "None" for content that is None do without it; so does transformers."""
+    return {name: value for name, value in message.items() if value is not None}
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
@@ -230,6 +250,13 @@ def _count_chars(value: Any) -> int:
     if isinstance(value, Mapping):
         return sum(len(name) + _count_chars(item) for name, item in value.items())
     return sum(map(_count_chars, value)) if isinstance(value, list) else 8
+
+
+def _one_line(error: BaseException) -> str:
+    """What an error says, even if the template wrote it, on one line of bounded length."""
+    text = " ".join(str(getattr(error, "message", None) or error)[: 2 * _MAX_MESSAGE].split()) or type(error).__name__
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return shown if len(shown) <= _MAX_MESSAGE else shown[:_MAX_MESSAGE] + "..."
 
 
 def _line(error: BaseException) -> int | None:

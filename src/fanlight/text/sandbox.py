@@ -7,59 +7,29 @@ budget, and every operation that can make a string much longer than its input is
 
 from __future__ import annotations
 
-import functools
 import json
-import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextvars import ContextVar
 from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
+from jinja2.runtime import Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MAX_STEPS = 1_000_000  # loop turns, calls and filters of one rendering
-MAX_SECONDS = 5.0
-MIN_CHARS = 1 << 20  # a rendering may always be this long, and CHARS_PER_INPUT times its input
-CHARS_PER_INPUT = 16
-_MAX_EXPONENT = 64
-_MAX_INT_BITS = 4096
+from fanlight.text.budget import Budget, Overrun, budget_of_rendering
+from fanlight.text.measures import check_binop, check_text_operation, metered_filter
+
 _MAX_INDENT = 64
-_LONG_FORMAT = re.compile(r"\d{6}|\{[^{}]*\{|%[^a-zA-Z%]*\*")  # a width of six digits, or one taken from an argument
-
-
-class Overrun(SecurityError):
-    """The template asked for more work than its input justifies."""
-
-
-class Budget:
-    """What one rendering may still do."""
-
-    __slots__ = ("deadline", "max_chars", "steps")
-
-    def __init__(self, input_chars: int) -> None:
-        self.max_chars = MIN_CHARS + CHARS_PER_INPUT * input_chars
-        self.steps = MAX_STEPS
-        self.deadline = time.monotonic() + MAX_SECONDS
-
-    def spend(self, steps: int = 1) -> None:
-        """Overrun when the steps, or the seconds, are used up."""
-        self.steps -= steps
-        if self.steps < 0:
-            raise Overrun(f"more than {MAX_STEPS} loop turns and calls")
-        if self.steps & 63 == 0 and time.monotonic() > self.deadline:
-            raise Overrun(f"more than {MAX_SECONDS:g} seconds")
-
-    def check(self, size: int) -> None:
-        """Overrun for a string or list of this size."""
-        if size > self.max_chars:
-            raise Overrun(f"a result of {size} characters or items, where {self.max_chars} are allowed")
-
-
-_budget: ContextVar[Budget] = ContextVar("fanlight_template_budget")
+_MAX_DATE_FORMAT = 256
+_MAX_INT_BITS = 4096
+_BYTES_PER_NEW_ITEM = 40
+_HIDDEN = {  # bytes have no bounds here, and templates no use for them
+    str: frozenset(("encode", "translate", "maketrans")),
+    int: frozenset(("to_bytes", "from_bytes")),
+    float: frozenset(("fromhex",)),
+}
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
@@ -70,40 +40,49 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         # Not optimised: the optimiser would run filters while compiling, outside any budget.
-        super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False, extensions=[_Generation, loopcontrols])
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            optimized=False,
+            finalize=_printable,
+            extensions=[_Generation, loopcontrols],
+        )
         del self.globals["lipsum"]
         self.globals.update(raise_exception=_raise_exception, dict=_make_dict, namespace=_Namespace)
         self.filters["tojson"] = _to_json
         for name, function in self.filters.items():
-            self.filters[name] = _metered_filter(name, function)
-        self.filters["_turns"] = _turns
-        self.filters["_concat"] = _concat
+            self.filters[name] = metered_filter(name, function)
+        self.filters.update(_turns=_turns, _concat=_concat, _made=_made, _done=_done)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Jinja's rule, and no way to bytes."""
+        hidden = next((names for kind, names in _HIDDEN.items() if isinstance(obj, kind)), frozenset())
+        return attr not in hidden and super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """One of the operators above, measured first."""
-        _check_binop(operator, left, right)
-        return super().call_binop(context, operator, left, right)
+        check_binop(operator, left, right)
+        return budget_of_rendering.get().made(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805  (Jinja's signature)
         """Any call in a template, measured first."""
-        budget = _budget.get()
+        budget = budget_of_rendering.get()
         budget.spend()
         method = getattr(__obj, "__wrapped__", __obj)  # Jinja wraps str.format
         owner = getattr(method, "__self__", None)
         if isinstance(owner, str):
-            _check_text_operation(getattr(method, "__name__", ""), owner, args, kwargs)
+            check_text_operation(getattr(method, "__name__", ""), owner, args, kwargs)
+        elif isinstance(__obj, Macro) and (__obj.catch_varargs or __obj.catch_kwargs):
+            budget.weigh((args, kwargs))  # they become one value each
         result = super().call(__context, __obj, *args, **kwargs)
         if isinstance(result, range):
-            budget.spend(len(result) // 16)  # even if no loop but a filter runs over it
-        budget.check(_size(result))
-        return result
+            budget.spend(1 + len(result) // 16)  # even if no loop but a filter runs over it
+        return budget.made(result, _BYTES_PER_NEW_ITEM)
 
     def compile_bounded(self, source: str, filename: str) -> jinja2.Template:
-        """The template, with every loop and every `~` measured."""
+        """The template, with all measured that Jinja gives no hook for."""
         tree = self.parse(source, filename=filename)
-        for loop in tree.find_all(nodes.For):
-            loop.iter = _apply("_turns", loop.iter)
-        _replace_concats(tree)
+        _measured(tree)
         code = self.compile(tree, filename=filename)
         return self.template_class.from_code(self, code, self.make_globals(None))
 
@@ -111,7 +90,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 def render(template: jinja2.Template, variables: Mapping[str, Any], input_chars: int) -> str:
     """The template's output. Raises Jinja's errors, and Overrun."""
     budget = Budget(input_chars)
-    token = _budget.set(budget)
+    token = budget_of_rendering.set(budget)
     try:
         pieces: list[str] = []
         size = 0
@@ -122,129 +101,81 @@ def render(template: jinja2.Template, variables: Mapping[str, Any], input_chars:
             pieces.append(piece)
         return "".join(pieces)
     finally:
-        _budget.reset(token)
+        budget_of_rendering.reset(token)
 
 
 # -- what is measured -------------------------------------------------------------------------------------------------
+
+
+@jinja2.pass_context  # so that nothing is printed while compiling
+def _printable(_context: Any, value: Any) -> Any:
+    if not isinstance(value, str):
+        budget_of_rendering.get().weigh(value)
+    return value
 
 
 def _apply(name: str, node: Any) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 
-def _replace_concats(node: nodes.Node) -> None:
+def _measured(node: nodes.Node) -> nodes.Node:
+    """The node, once all under it is measured, with a filter around it if what it makes or does has a size."""
     for field, value in node.iter_fields():
         if isinstance(value, nodes.Node):
-            _replace_concats(value)
-            if isinstance(value, nodes.Concat):
-                setattr(node, field, _apply("_concat", nodes.List(value.nodes, lineno=value.lineno)))
+            setattr(node, field, _measured(value))
         elif isinstance(value, (list, tuple)):
-            for item in value:
-                if isinstance(item, nodes.Node):
-                    _replace_concats(item)
-            if any(isinstance(item, nodes.Concat) for item in value):
-                items = (
-                    _apply("_concat", nodes.List(i.nodes, lineno=i.lineno)) if isinstance(i, nodes.Concat) else i
-                    for i in value
-                )
-                setattr(node, field, type(value)(items))
+            setattr(node, field, type(value)(_measured(v) if isinstance(v, nodes.Node) else v for v in value))
+    if isinstance(node, nodes.For):
+        node.iter = _apply("_turns", node.iter)
+    elif isinstance(node, nodes.Concat):
+        return _apply("_concat", nodes.List(node.nodes, lineno=node.lineno))
+    elif isinstance(node, (nodes.Compare, nodes.Test)):
+        return _apply("_done", node)
+    elif _makes_something(node):
+        return _apply("_made", node)
+    elif isinstance(node, nodes.Const) and isinstance(node.value, int) and node.value.bit_length() > _MAX_INT_BITS:
+        raise ValueError(f"line {node.lineno}: a number of {node.value.bit_length()} bits")
+    return node
+
+
+def _makes_something(node: nodes.Node) -> bool:
+    """Lists and such, and slices, which go past Environment.getitem. (A tuple may also be what is assigned to.)"""
+    if isinstance(node, nodes.Getitem):
+        return isinstance(node.arg, nodes.Slice)
+    return isinstance(node, (nodes.List, nodes.Dict)) or (isinstance(node, nodes.Tuple) and node.ctx == "load")
 
 
 def _turns(value: Iterable[Any]) -> Iterator[Any]:
-    budget = _budget.get()
+    budget = budget_of_rendering.get()
     for item in value:
         budget.spend()
         yield item
 
 
 def _concat(values: Iterable[Any]) -> str:
+    budget = budget_of_rendering.get()
+    for value in values:
+        budget.weigh(value)
     return _join_checked([str(value) for value in values])
 
 
 def _join_checked(parts: Iterable[str]) -> str:
     parts = list(parts)
-    _budget.get().check(sum(map(len, parts)))
-    return "".join(parts)
+    budget = budget_of_rendering.get()
+    budget.check(sum(map(len, parts)))
+    joined = "".join(parts)
+    budget.made(joined)
+    return joined
 
 
-def _size(value: Any) -> int:
-    return len(value) if isinstance(value, (str, list, tuple, dict)) else 1
+def _made(value: Any) -> Any:
+    return budget_of_rendering.get().made(value)
 
 
-def _check_binop(operator: str, left: Any, right: Any) -> None:
-    budget = _budget.get()
-    budget.spend()
-    if operator == "%":
-        if isinstance(left, str):
-            _check_format(left, left.count("%"), right)
-    elif operator == "+":
-        budget.check(_size(left) + _size(right))
-    elif isinstance(left, int) and isinstance(right, int):
-        bits = left.bit_length() + right.bit_length() if operator == "*" else abs(right) * left.bit_length()
-        if bits > _MAX_INT_BITS or (operator == "**" and abs(right) > _MAX_EXPONENT):
-            raise Overrun(f"{operator} of numbers with {bits} bits")
-    elif operator == "*":
-        count = next((n for n in (left, right) if isinstance(n, int)), 1)
-        budget.check(max(count, 0) * max(_size(left), _size(right)))
-
-
-def _check_text_operation(name: str, text: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    """Before a method or a filter that can lengthen a text: how long could the result be?"""
-    budget = _budget.get()
-    values = [*args, *kwargs.values()]
-    numbers = [value for value in values if isinstance(value, int)]
-    texts = [value for value in values if isinstance(value, str)]
-    width = max([0, *numbers])
-    if name in ("center", "ljust", "rjust", "zfill", "truncate"):
-        budget.check(width)
-    elif name == "replace" and len(texts) > 1:
-        budget.check(len(text) + text.count(texts[0]) * len(texts[1]))
-    elif name == "expandtabs":
-        budget.check(len(text) + text.count("\t") * width)
-    elif name in ("indent", "wordwrap"):
-        longest = max([width if name == "indent" else 1, 4, *map(len, texts)])
-        lines = text.count("\n") + 1 if name == "indent" else len(text)
-        budget.check(len(text) + lines * longest)
-    elif name in ("format", "format_map"):  # the method's fields begin with {, the filter's with %
-        _check_format(text, text.count("{") + text.count("%"), values)
-    elif name == "join" and args:
-        budget.check(len(text) * _size(args[0]))
-
-
-def _check_format(text: str, n_fields: int, values: Any) -> None:
-    if _LONG_FORMAT.search(text):
-        raise Overrun(f"the format {text[:40]!r}")
-    _budget.get().check(len(text) + n_fields * _printed_size(values))
-
-
-def _printed_size(value: Any) -> int:
-    """An upper bound, roughly, of the characters that a value prints as."""
-    if isinstance(value, Mapping):
-        value = [*value.keys(), *value.values()]
-    if isinstance(value, (list, tuple)):
-        return sum(2 + _printed_size(item) for item in value)
-    return len(value) if isinstance(value, str) else 1
-
-
-def _metered_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    passes_argument = getattr(function, "jinja_pass_arg", None) is not None
-
-    @functools.wraps(function)  # keeps Jinja's mark of whether the function wants the context first
-    def measured(*args: Any, **kwargs: Any) -> Any:
-        budget = _budget.get()
-        value, *rest = args[1:] if passes_argument else args
-        budget.spend(1 + _size(value) // 1024)
-        if name in ("join", "batch", "slice"):
-            options = [option for option in (*rest, *kwargs.values()) if isinstance(option, (str, int))]
-            lengths = [len(option) if isinstance(option, str) else option for option in options]
-            budget.check(max([1, *lengths]) * (_size(value) if name == "join" else 1))
-        elif isinstance(value, str):
-            _check_text_operation(name, value, tuple(rest), kwargs)
-        result = function(*args, **kwargs)
-        budget.check(_size(result))
-        return result
-
-    return measured
+def _done(value: Any) -> Any:
+    """After a comparison, which may have taken some milliseconds."""
+    budget_of_rendering.get().spend(2)
+    return value
 
 
 # -- what templates find in their environment -------------------------------------------------------------------------
@@ -271,10 +202,12 @@ class _Namespace(jinja2.utils.Namespace):
         values = dict(*args[1:], **kwargs)
         for name in values:
             _check_name(name)
+        budget_of_rendering.get().weigh(values)
         jinja2.utils.Namespace.__init__(args[0], values)
 
     def __setitem__(self, name: str, value: Any) -> None:
         _check_name(name)
+        budget_of_rendering.get().weigh((value,))  # and no namespace in it
         super().__setitem__(name, value)
 
 
@@ -297,4 +230,24 @@ def _to_json(
     """Plain JSON. (Jinja's own filter escapes HTML and sorts the keys.)"""
     if (isinstance(indent, int) and indent > _MAX_INDENT) or (isinstance(indent, str) and len(indent) > _MAX_INDENT):
         raise Overrun(f"tojson with an indent of {indent!r:.40}")
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    if separators is not None and any(isinstance(mark, str) and len(mark) > _MAX_INDENT for mark in separators):
+        raise Overrun(f"tojson with separators of more than {_MAX_INDENT} characters")
+    encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    if indent is None:  # not much longer than the value's weight
+        return encoder.encode(value)
+    budget = budget_of_rendering.get()
+    pieces: list[str] = []
+    size = 0
+    for piece in encoder.iterencode(value):
+        pieces.append(piece)
+        size += len(piece)
+        budget.spend()
+        budget.check(size)
+    return "".join(pieces)
+
+
+def checked_date_format(form: Any) -> str:
+    """What `strftime_now` may be asked for."""
+    if not isinstance(form, str) or len(form) > _MAX_DATE_FORMAT:
+        raise Overrun(f"strftime_now with a format of more than {_MAX_DATE_FORMAT} characters, or of none")
+    return form
