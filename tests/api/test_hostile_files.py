@@ -14,7 +14,7 @@ import pytest
 
 import fanlight
 from fanlight.errors import CheckpointError
-from fanlight.loading import find_model
+from fanlight.sources import find_model
 
 WHOLE_MODEL = """
 import os, sys
