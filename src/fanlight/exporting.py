@@ -108,6 +108,8 @@ class _Job:
         for name, stored in canonical_names(self.source, self.checkpoint.arrays):
             if name == "head" and self.config.tied_head:
                 continue
+            if name == "embed" and self.config.tied_head and self.to_gguf and self.arch.gguf_head:
+                yield self._entry("head", target_names["head"], self.checkpoint.arrays[stored])
             i = name.split(".")[1] if name.startswith("blocks.") else ""
             general = name.replace(f"blocks.{i}.", "blocks.{i}.", 1)
             if general not in target_names:
@@ -188,12 +190,13 @@ def _write_file(path: Path, job: _Job, tokenizer: Tokenizer, defaults: ModelDefa
     from fanlight.text.gguf_export import to_gguf
 
     sizes, notes = job.config, []
-    if sizes.windows and job.arch.gguf != job.arch.model_type:  # mistral becomes llama, which knows no windows
-        window = max(sizes.windows)
-        if window < sizes.n_ctx:
-            sizes = replace(sizes, n_ctx=window)
-            notes.append(f"GGUF's {job.arch.gguf} knows no windows: context_length is {window}, where none is needed")
     config, vectors = write_gguf_config(job.arch, sizes)
+    window = max(sizes.windows, default=0)
+    if 0 < window < sizes.n_ctx and f"{job.arch.gguf}.attention.sliding_window" not in config:
+        config, vectors = write_gguf_config(job.arch, replace(sizes, n_ctx=window, n_ctx_declared=window))
+        notes.append(
+            f"a GGUF file of {job.arch.gguf} knows no windows: context_length is {window}, where none is needed"
+        )
     entries = list(job.entries())
     entries += [Entry(name, "F32", (len(values),), _floats(values)) for name, values in vectors.items()]
     dtypes = _bytes_by_type(entries)

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +60,7 @@ def verify(model: Model, *, against: str, text: str | None = None, max_tokens: i
     if len(ids) < LEAST_TOKENS:
         raise OptionError(f"the text has {len(ids)} tokens; give at least {LEAST_TOKENS}")
     path = Path(model.describe().path)
+    path = path.parent if path.suffix == ".safetensors" else path
     theirs, name = (_hf if against == "hf" else _llama_cpp)(path, ids)
     return compare(model.logits(ids), theirs, ids, name)
 
@@ -117,7 +120,8 @@ def _hf(path: Path, ids: Sequence[int]) -> Theirs:
 
 def _refusal(who: str, path: Path, load: Callable[[], Any]) -> Any:
     try:
-        return load()
+        with redirect_stderr(StringIO()):  # progress bars
+            return load()
     except Exception as error:  # whatever the other library says
         said = " ".join(str(error).split())
         raise CheckpointError(f"{path}: {who} does not take this file: {said[:300]}") from error

@@ -123,6 +123,8 @@ def _value(key: str, value: Any) -> bytes:
         kind = _kind(key, [value])
         return struct.pack("<I", kind) + _packed(kind, [value])
     kind = _kind(key, value)
+    if kind == 4 and max(value) < 2**31:
+        kind = 5  # as llama.cpp expects of lists
     return struct.pack("<IIQ", _ARRAY, kind, len(value)) + _packed(kind, value)
 
 

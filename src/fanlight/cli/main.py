@@ -20,6 +20,8 @@ COMMANDS = {
     "inspect": ("inspect_model", "what a model is made of, and its vocabulary"),
     "models": ("models", "which models are there, and what they cost in memory"),
     "pull": ("pull", "fetch a model from the hub, or bring it up to date"),
+    "export": ("export", "write a model as a GGUF file or as a Hugging Face folder"),
+    "verify": ("verify", "compare a model's logits with transformers' or llama.cpp's"),
     "bench": ("bench", "how fast it runs on this machine"),
 }
 """Name -> (file in this folder, what it does)."""

@@ -90,6 +90,8 @@ class Architecture:
     """Metadata besides the keys, and small arrays that the format keeps beside the weights (factors of rotation)."""
     gguf_name: str = ""
     """general.architecture; "": as model_type."""
+    gguf_head: bool = False
+    """Whether llama.cpp wants the head's array in the file even where it is the embedding."""
     tied_head: bool = False
     """What config.json means where it does not say whether the head is the embedding."""
 

@@ -9,7 +9,17 @@ from collections.abc import Sequence
 
 from fanlight.errors import CheckpointError
 from fanlight.kernels.ops import KVBatch, Linear, Tensor
-from fanlight.models.architecture import GGUF, SAFETENSORS, Architecture, DecoderBase, Key, Layout, Source, Values
+from fanlight.models.architecture import (
+    GGUF,
+    SAFETENSORS,
+    Architecture,
+    DecoderBase,
+    Key,
+    Layout,
+    Source,
+    Values,
+    refuse_for_gguf,
+)
 from fanlight.models.base import DecoderConfig
 from fanlight.models.weights import Slot, Weights
 
@@ -73,6 +83,12 @@ def refine(source: Source, values: Values) -> None:
     if n_embd % n_head:
         raise CheckpointError(f"{source.path}: n_embd is {n_embd}, expected a multiple of n_head {n_head}")
     values.update(n_kv_head=n_head, head_dim=n_embd // n_head, qkv_bias=True, o_bias=True, mlp_bias=True)
+
+
+def to_gguf(c: DecoderConfig) -> tuple[Values, dict[str, list[float]]]:
+    """Nothing besides the keys."""
+    refuse_for_gguf(c, {"GELU by tanh": c.activation == "gelu_tanh"})
+    return {}, {}
 
 
 class Block:
@@ -141,5 +157,6 @@ ARCHITECTURE = Architecture(
     },
     build=GPT2,
     refine=refine,
+    to_gguf=to_gguf,
     tied_head=True,
 )

@@ -22,6 +22,7 @@ from fanlight.models.architecture import (
     Values,
     gguf_rope,
     make_rope,
+    refuse_for_gguf,
 )
 from fanlight.models.base import DecoderConfig
 from fanlight.models.rope import rope_from_hf, rope_to_gguf, rope_to_hf
@@ -111,6 +112,7 @@ def to_hf(c: DecoderConfig) -> Values:
 def to_gguf(c: DecoderConfig) -> tuple[Values, dict[str, list[float]]]:
     """Metadata besides the keys, and the factors of rotation."""
     assert c.rope is not None
+    refuse_for_gguf(c, {"GELU": c.activation == "gelu"})
     return rope_to_gguf(c.rope)
 
 
@@ -181,4 +183,5 @@ ARCHITECTURE = Architecture(
     to_hf=to_hf,
     to_gguf=to_gguf,
     gguf_name="gptneox",
+    gguf_head=True,
 )

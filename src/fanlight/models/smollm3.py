@@ -6,7 +6,16 @@ Source: Bakouch et al. 2025 (SmolLM3); Yang et al. 2025 for attention without po
 from __future__ import annotations
 
 from fanlight.models import llama
-from fanlight.models.architecture import FULL, SLIDING, Architecture, Source, Values, hf_layer_types, hf_windows
+from fanlight.models.architecture import (
+    FULL,
+    SLIDING,
+    Architecture,
+    Source,
+    Values,
+    hf_layer_types,
+    hf_windows,
+    refuse_for_gguf,
+)
 from fanlight.models.base import DecoderConfig
 
 STEP = 4
@@ -34,6 +43,13 @@ def to_hf(c: DecoderConfig) -> Values:
     return {**llama.to_hf(c), "no_rope_layers": [int(known) for known in c.rope_layers], **windows}
 
 
+def to_gguf(c: DecoderConfig) -> tuple[Values, dict[str, list[float]]]:
+    """Llama's."""
+    every_fourth = tuple((i + 1) % STEP != 0 for i in range(c.n_layer))
+    refuse_for_gguf(c, {"no positions in every fourth layer": c.rope_layers == every_fourth})
+    return llama.to_gguf(c)
+
+
 ARCHITECTURE = Architecture(
     model_type="smollm3",
     hf_class="SmolLM3ForCausalLM",
@@ -42,6 +58,6 @@ ARCHITECTURE = Architecture(
     build=llama.Llama,
     refine=refine,
     to_hf=to_hf,
-    to_gguf=llama.to_gguf,
+    to_gguf=to_gguf,
     tied_head=True,
 )
