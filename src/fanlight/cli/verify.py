@@ -45,13 +45,14 @@ def _text(path: str) -> str:
 
 
 def _table(name: str, found: Verification) -> str:
+    ratio = found.perplexity / found.their_perplexity
     rows = {
         "model": name,
         "against": found.against,
         "text": f"{found.n_tokens} tokens",
         "same top token": f"{found.top_1:.3f} of the positions",
         "KL divergence": f"{found.mean_kl:.3g} nats on average, {found.max_kl:.3g} at most",
-        "perplexity": f"{found.perplexity:.4f}, theirs {found.their_perplexity:.4f} (x {found.perplexity / found.their_perplexity:.4f})",
+        "perplexity": f"{found.perplexity:.4f}, theirs {found.their_perplexity:.4f} (x {ratio:.4f})",
         "largest error": f"{found.max_error:.2g} of the range of the logits",
     }
     return "\n".join(f"{label:<15} {value}" for label, value in rows.items())
