@@ -248,6 +248,7 @@ NB_MODULE(_native, m) {
       .def_prop_ro("n_out", &Linear::n_out)
       .def_prop_ro("dtype", &Linear::dtype)
       .def_prop_ro("part_dtypes", &Linear::part_dtypes)
+      .def_prop_ro("is_finite", [](const Linear& w) { return timed([&] { return w.is_finite(); }); })
       .def_prop_ro("nbytes", &Linear::n_bytes);
   nb::class_<Guard>(m, "Guard")
       .def("__init__",

@@ -7,6 +7,7 @@ from benchmarks.figures import (
     context,
     decode,
     gpt2_medium,
+    loading,
     memory,
     prefill,
     python_share,
@@ -26,6 +27,7 @@ FIGURES = {
         python_share,
         quality,
         startup,
+        loading,
         memory,
         gpt2_medium,
     )

@@ -58,14 +58,17 @@ def window(turn: int, n: int) -> Sequence[int]:
     return [(turn * 101 + i * 7919) % SHAPE["vocab_size"] for i in range(n)]
 
 
-def write_random(folder: Path, dtype: str) -> None:
-    """A GPT-2 checkpoint as transformers writes it, with a tokenizer of single bytes, which is not what is measured."""
+def write_random(folder: Path, dtype: str, **options: str) -> None:
+    """A GPT-2 checkpoint as transformers writes it, with a tokenizer of single bytes, which is not what is measured.
+
+    options: of save_pretrained.
+    """
     import torch
     import transformers
 
     torch.manual_seed(0)
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**SHAPE))
-    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    model.to(getattr(torch, dtype)).save_pretrained(folder, **options)
     write_byte_tokenizer(folder)
 
 

@@ -87,12 +87,29 @@ void row_q8_0(const uint8_t* tile, int r, int n_in, float* y) {
   }
 }
 
+// Halves with all bits of the exponent set are infinite or NaN.
+bool finite_halves(const uint8_t* halves, int n) {
+  bool finite = true;
+  for (int i = 0; i < n; i++) finite &= (read16(halves + 2 * i) & 0x7c00u) != 0x7c00u;
+  return finite;
+}
+bool finite_q4_1(const uint8_t* tile, int n_in) {
+  bool finite = true;
+  for (int g = 0; g < n_in / kGroup; g++) finite &= finite_halves(tile + g * 320, 2 * kTile);
+  return finite;
+}
+bool finite_q8_0(const uint8_t* tile, int n_in) {
+  bool finite = true;
+  for (int g = 0; g < n_in / kGroup; g++) finite &= finite_halves(tile + q8_scales(g), kTile);
+  return finite;
+}
+
 const PackedType kPacked[] = {
-    {"F32", 1, 4, 64, 1, false, pack_float<uint32_t>, &Kernels::tile_f32, row_f32},
-    {"F16", 1, 2, 64, 2, false, pack_float<uint16_t>, &Kernels::tile_f16, row_f16},
-    {"BF16", 1, 2, 64, 2, false, pack_float<uint16_t>, &Kernels::tile_bf16, row_bf16},
-    {"Q4_1", 32, 20, 320, 1, true, pack_q4_1, &Kernels::tile_q4_1, row_q4_1},
-    {"Q8_0", 32, 34, 1088, 2, true, pack_q8_0, &Kernels::tile_q8_0, row_q8_0},
+    {"F32", 1, 4, 64, 1, false, pack_float<uint32_t>, &Kernels::tile_f32, row_f32, nullptr},
+    {"F16", 1, 2, 64, 2, false, pack_float<uint16_t>, &Kernels::tile_f16, row_f16, nullptr},
+    {"BF16", 1, 2, 64, 2, false, pack_float<uint16_t>, &Kernels::tile_bf16, row_bf16, nullptr},
+    {"Q4_1", 32, 20, 320, 1, true, pack_q4_1, &Kernels::tile_q4_1, row_q4_1, finite_q4_1},
+    {"Q8_0", 32, 34, 1088, 2, true, pack_q8_0, &Kernels::tile_q8_0, row_q8_0, finite_q8_0},
 };
 
 }  // namespace

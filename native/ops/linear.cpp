@@ -62,6 +62,7 @@ struct Linear::Plan {
   std::vector<Segment> segments;
   Weights target;
   std::vector<std::pair<const uint8_t*, size_t>> mapped;
+  std::shared_ptr<std::atomic<bool>> is_finite;
 
   void pack_tile(int t) const;
   void convert(const Row* tile_rows, int k, int n, uint8_t (*converted)[kMaxBlock * 4]) const;
@@ -71,7 +72,8 @@ void Linear::Plan::pack_tile(int t) const {
   const Segment& segment = segment_of(segments, t);
   const PackedType& type = *segment.types[t % 2];
   const Row* tile_rows = rows.data() + static_cast<size_t>(t) * kTile;
-  uint8_t* tile = target.data + segment.offset_of(t);
+  uint8_t* const whole = target.data + segment.offset_of(t);
+  uint8_t* tile = whole;
   const uint8_t* starts[kTile];
   const Source* only = nullptr;  // where all rows are read alike, and as they are, they need no copy
   bool alike = true;
@@ -82,7 +84,11 @@ void Linear::Plan::pack_tile(int t) const {
     if (!only) only = &source;
     alike = alike && source.conversion.is_nothing() && source.k_stride == only->k_stride;
   }
-  if (alike) return type.pack(starts, only ? only->k_stride : 0, n_in, tile);
+  if (alike) {
+    type.pack(starts, only ? only->k_stride : 0, n_in, tile);
+    if (type.finite && !type.finite(whole, n_in)) *is_finite = false;
+    return;
+  }
   alignas(64) uint8_t converted[kTile][kMaxBlock * 4];
   for (int r = 0; r < kTile; r++) starts[r] = starts[r] ? converted[r] : nullptr;
   for (int k = 0; k < n_in; k += kMaxBlock, tile += type.bytes_of_tile(kMaxBlock)) {
@@ -90,6 +96,7 @@ void Linear::Plan::pack_tile(int t) const {
     convert(tile_rows, k, n, converted);
     type.pack(starts, type.row_bytes, n, tile);
   }
+  if (type.finite && !type.finite(whole, n_in)) *is_finite = false;
 }
 
 // n values of each of some rows of a transposed part, side by side: along a line of memory lie the same values of several rows.
@@ -234,6 +241,7 @@ Linear::Linear(int n_in, const std::vector<Part>& parts, const std::optional<std
   }
   weights_ = allocate_weights(n_bytes());
   plan->segments = segments_;
+  plan->is_finite = is_finite_ = std::make_shared<std::atomic<bool>>(true);
   plan->target = weights_;
   ticket_ = run_in_background([plan = std::shared_ptr<const Plan>(plan), n_tiles = n_tiles_] {
     const auto body = [&](int begin, int end) {

@@ -1,6 +1,8 @@
 // A weight matrix in the kernels' layout, and what it does to rows.
 #pragma once
+#include <atomic>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -38,6 +40,10 @@ class Linear {
   const std::vector<std::string>& part_dtypes() const { return part_dtypes_; }  // what each part was packed as
   std::string dtype() const;                                                    // each of them once: "Q4_1+Q8_0"
   size_t n_bytes() const { return n_bytes_; }
+  bool is_finite() const {  // whether the scales and minima of quantised parts are: rounded activations would hide it
+    wait_for(ticket_);
+    return *is_finite_;
+  }
   const uint8_t* data() const {
     wait_for(ticket_);
     return weights_.data;
@@ -75,6 +81,7 @@ class Linear {
   bool gated_;
   Weights weights_;
   uint64_t ticket_ = 0;
+  std::shared_ptr<std::atomic<bool>> is_finite_;
   std::vector<float> bias_;  // padded to whole units
 };
 

@@ -27,6 +27,9 @@ class Linear:
     def part_dtypes(self) -> list[str]: ...
 
     @property
+    def is_finite(self) -> bool: ...
+
+    @property
     def nbytes(self) -> int: ...
 
 class Guard:

@@ -104,6 +104,10 @@ class Linear(Protocol):
     def part_dtypes(self) -> Sequence[str]:
         """The packed type of each part."""
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all scales and minima of quantised parts are: where they are not, rounded activations may hide it."""
+
 
 class Rope(Protocol):
     """Rotary position angles for one head size."""

@@ -108,6 +108,10 @@ class Linear:
     def part_dtypes(self) -> list[str]:
         return [packed for packed, _ in self.parts]
 
+    @property
+    def is_finite(self) -> bool:
+        return all(bool(np.isfinite(part).all()) for packed, part in self.parts if packed in BLOCKS)
+
 
 # -- matrices -----------------------------------------------------------------------------------------------------------
 
