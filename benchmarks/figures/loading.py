@@ -59,7 +59,11 @@ def run(lineup: Lineup) -> Outcome:
         samples[DEFAULT_PEAK] = [peak(lineup.gguf, lineup.threads) for _ in range(3)]
         samples[SHARDED_PEAK] = [peak(folder, lineup.threads) for _ in range(3)]
     goals = [
-        Goal(what="GB/s of a sharded float checkpoint", found=sorted(samples[SHARDED])[len(samples[SHARDED]) // 2], low=1.0),
+        Goal(
+            what="GB/s of a sharded float checkpoint",
+            found=sorted(samples[SHARDED])[len(samples[SHARDED]) // 2],
+            low=1.0,
+        ),
         ratio("times transformers'", samples, SHARDED, SHARDED_THEIRS),
         Goal(what="peak over file, default model", found=max(samples[DEFAULT_PEAK]), high=1.3),
         Goal(what="peak over files, sharded", found=max(samples[SHARDED_PEAK]), high=1.3),

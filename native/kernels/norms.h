@@ -39,7 +39,7 @@ static void gelu(float* x, int n) {
   for (int i = 0; i < n; i += 16) store(x + i, gelu_erf_of(load(x + i)));
 }
 static void relu(float* x, int n) {
-  for (int i = 0; i < n; i += 16) store(x + i, max(load(x + i), zero()));
+  for (int i = 0; i < n; i += 16) store(x + i, max(zero(), load(x + i)));  // in this order NaN stays
 }
 static void tanh_rows(float* x, int n) {
   for (int i = 0; i < n; i += 16) store(x + i, tanh_of(load(x + i)));

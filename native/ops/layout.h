@@ -19,7 +19,7 @@ struct PackedType {
   void (*pack)(const uint8_t* const* rows, size_t k_stride, int n_in, uint8_t* tile);
   TileFn Kernels::* tile;
   void (*row)(const uint8_t* tile, int r, int n_in, float* y);
-  bool (*finite)(const uint8_t* tile, int n_in);  // whether all scales and minima are; nullptr: there are none
+  bool (*finite)(const uint8_t* tile, int n_in);  // whether all numbers, or scales and minima, are
 
   size_t bytes_of_tile(int n_in) const {
     return static_cast<size_t>((n_in / group + tile_blocks - 1) / tile_blocks) * tile_bytes;

@@ -86,7 +86,7 @@ void Linear::Plan::pack_tile(int t) const {
   }
   if (alike) {
     type.pack(starts, only ? only->k_stride : 0, n_in, tile);
-    if (type.finite && !type.finite(whole, n_in)) *is_finite = false;
+    if (!type.finite(whole, n_in)) *is_finite = false;
     return;
   }
   alignas(64) uint8_t converted[kTile][kMaxBlock * 4];
@@ -96,7 +96,7 @@ void Linear::Plan::pack_tile(int t) const {
     convert(tile_rows, k, n, converted);
     type.pack(starts, type.row_bytes, n, tile);
   }
-  if (type.finite && !type.finite(whole, n_in)) *is_finite = false;
+  if (!type.finite(whole, n_in)) *is_finite = false;
 }
 
 // n values of each of some rows of a transposed part, side by side: along a line of memory lie the same values of several rows.

@@ -40,7 +40,7 @@ class Linear {
   const std::vector<std::string>& part_dtypes() const { return part_dtypes_; }  // what each part was packed as
   std::string dtype() const;                                                    // each of them once: "Q4_1+Q8_0"
   size_t n_bytes() const { return n_bytes_; }
-  bool is_finite() const {  // whether the scales and minima of quantised parts are: rounded activations would hide it
+  bool is_finite() const {  // whether all weights are: rounded activations, and soft maxima, would hide it
     wait_for(ticket_);
     return *is_finite_;
   }

@@ -20,10 +20,10 @@ from fanlight.decoding.stopping import CANCELLED
 from fanlight.description import Description, describe
 from fanlight.engine.loop import Engine
 from fanlight.engine.request import checked_ids, seed_of
-from fanlight.errors import ContextOverflow, FanlightError, OptionError
+from fanlight.errors import ContextOverflow, FanlightError, NumericError, OptionError
 from fanlight.kernels import load_ops, slow_notice
 from fanlight.kernels.ops import Tensor
-from fanlight.loading import Loaded, LoadOptions, load_parts
+from fanlight.loading import Loaded, LoadOptions, checked_threads, find_damage, load_parts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -170,20 +170,33 @@ class Model:
         return Stream(self, self.prompt_ids(prompt), self._config(config, options))
 
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], config: GenerationConfig | None = None, **options: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        config: GenerationConfig | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> Generation:
-        """The assistant's answer to messages like {"role": "user", "content": "..."}.
+        """The assistant's answer to messages like {"role": "user", "content": "..."}. tools, variables: as in `chat_ids`.
 
         Errors: as `generate`; OptionError if the model has no chat template, TokenizerError if the messages are malformed.
         """
-        stream = self.stream_chat(messages, config, **options)
+        stream = self.stream_chat(messages, config, tools=tools, variables=variables, **options)
         return stream.result(tuple(stream))
 
     def stream_chat(
-        self, messages: Sequence[Mapping[str, Any]], config: GenerationConfig | None = None, **options: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        config: GenerationConfig | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> Stream:
         """The steps of `chat`, each as soon as it is chosen. Closing the stream ends the request."""
-        return Stream(self, self.chat_ids(messages), self._config(config, options))
+        ids = self.chat_ids(messages, tools=tools, variables=variables)
+        return Stream(self, ids, self._config(config, options))
 
     def next_token(self, prompt: Prompt, configs: Sequence[GenerationConfig]) -> list[Step]:
         """What would come next under each of several settings: one forward pass, one decision for each."""
@@ -194,7 +207,10 @@ class Model:
             ends = config.eos_token_id
             eos_ids = self.tokenizer.eos_ids if ends is None else self._checked("eos_token_id", ends)
             settings = StepSettings.of(config, seed=seed_of(config), eos_ids=eos_ids, ops=ops)
-            decision = decide(ids, ops.row(logits, 0), settings)
+            try:
+                decision = decide(ids, ops.row(logits, 0), settings)
+            except NumericError as error:
+                raise self.explain(error) from error
             token = decision.choice.id
             steps.append(Step(0, token, self.tokenizer.token_text(token), None, decision, self.tokenizer))
         return steps
@@ -230,19 +246,23 @@ class Model:
             )
         return (self.tokenizer.bos_id,)
 
-    def chat_ids(self, messages: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
-        """The ids of a chat in this model's template, up to where the assistant's answer begins."""
-        from fanlight.text.chat import ChatTemplate, encode_chat
+    def chat_ids(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> tuple[int, ...]:
+        """The ids of a chat in this model's template, up to where the assistant's answer begins.
 
-        source = self.tokenizer.chat_template
-        if source is None:
+        tools: JSON schemas of what the model may call. variables: what else the template knows, as in {"enable_thinking": False}.
+        """
+        from fanlight.text.chat import encode_chat, template_of
+
+        template = template_of(self.tokenizer)
+        if template is None:
             raise OptionError(f"{self.name} has no chat template; use generate with a prompt of your own making")
-        text = self.tokenizer.token_text
-        bos, eos = self.tokenizer.bos_id, self.tokenizer.eos_ids
-        template = ChatTemplate(
-            source, bos_token=None if bos is None else text(bos), eos_token=text(eos[0]) if eos else None
-        )
-        return tuple(encode_chat(self.tokenizer, template, messages))
+        return tuple(encode_chat(self.tokenizer, template, messages, tools=tools, **(variables or {})))
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
@@ -253,6 +273,11 @@ class Model:
     def __repr__(self) -> str:
         c = self.decoder.config
         return f"Model({self.name!r}, {c.model_type}, n_layer={c.n_layer}, n_embd={c.n_embd}, n_vocab={c.n_vocab})"
+
+    def explain(self, error: NumericError) -> NumericError:
+        """The same error, with the first weight of the file that is NaN or infinite, if there is one."""
+        found = find_damage(self._parts.report)
+        return NumericError(f"{error}: {found}") if found else error
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -312,7 +337,10 @@ class Stream(Iterator[Step]):
     def __next__(self) -> Step:
         while True:
             started = time.perf_counter()
-            event = next(self._events)
+            try:
+                event = next(self._events)
+            except NumericError as error:
+                raise self._model.explain(error) from error
             seconds = time.perf_counter() - started  # the engine's, not that of whoever shows the steps
             if event.index == 0:
                 self._prefill_seconds += seconds
@@ -370,7 +398,5 @@ def load(
     options = LoadOptions(quantize=quantize, n_ctx=n_ctx, backend=backend, device=device)
     ops = load_ops(kernels)
     if threads is not None:
-        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 256:
-            raise OptionError(f"threads must be an integer from 1 to 256: got {threads!r}")
-        ops.set_threads(threads)
+        ops.set_threads(checked_threads(threads))
     return Model(load_parts(name, ops, options))

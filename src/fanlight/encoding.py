@@ -17,7 +17,7 @@ from fanlight.cache.paged import PagedCache
 from fanlight.errors import CheckpointError, ContextOverflow, DownloadError, ModelNotFound, OptionError
 from fanlight.kernels import load_ops, slow_notice
 from fanlight.kernels.ops import KVBatch, Ops
-from fanlight.loading import open_model, read_json
+from fanlight.loading import checked_threads, open_model, read_json, reading
 from fanlight.models.encoder import BidirectionalEncoder
 from fanlight.models.registry import build_encoder
 from fanlight.models.weights import LoadReport
@@ -235,9 +235,7 @@ def load_encoder(
     """
     ops = load_ops(kernels)
     if threads is not None:
-        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 256:
-            raise OptionError(f"threads must be an integer from 1 to 256: got {threads!r}")
-        ops.set_threads(threads)
+        ops.set_threads(checked_threads(threads))
     return _load(find_encoder(name), ops)
 
 
@@ -263,11 +261,10 @@ def find_encoder(name: str | os.PathLike[str] | None = None) -> Path:
 def _load(path: Path, ops: Ops) -> Encoder:
     opened = open_model(path)
     pooling = _folder_pooling(path) if path.is_dir() else _gguf_pooling(opened.config)
-    try:
+    with reading(opened.checkpoint, ops) as reports:
         network, report = build_encoder(opened.checkpoint, opened.config, ops)
+        reports.append(report)
         tokenizer = opened.tokenizer()  # while native code packs weights
-    finally:
-        ops.finish_packing()  # it reads the file's pages
     report.model_type = network.config.model_type
     if tokenizer.n_vocab > network.config.n_vocab:
         raise CheckpointError(

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fanlight.checkpoints.arrays import Checkpoint
+from fanlight.checkpoints.files import DAMAGED
 from fanlight.decoding.defaults import ModelDefaults, defaults_from_gguf, defaults_from_hf
-from fanlight.errors import CheckpointError, OptionError, TokenizerError
+from fanlight.errors import CheckpointError, FanlightError, OptionError, TokenizerError
 from fanlight.kernels.ops import QUANTIZE, Ops
 from fanlight.models.base import Decoder
 from fanlight.models.registry import ENCODERS, MODEL_TYPES, build_decoder, own_types
@@ -83,17 +84,15 @@ class Opened:
 
 def open_model(path: Path) -> Opened:
     """Open a GGUF file or a Hugging Face folder. Errors: CheckpointError; what `tokenizer` and `defaults` raise, later."""
-    if path.is_dir():
-        from fanlight.checkpoints.safetensors import open_folder
+    from fanlight.checkpoints.gguf import open_gguf
 
+    checkpoint = open_checkpoint(path) if path.is_dir() else open_gguf(path)
+    if path.is_dir():
         config = read_json(path / "config.json")
         tokenizer = partial(Tokenizer.from_folder, path, n_vocab=_vocabulary_size(config))
         return Opened(
-            checkpoint=open_folder(path), config=config, tokenizer=tokenizer, defaults=partial(_folder_defaults, path)
+            checkpoint=checkpoint, config=config, tokenizer=tokenizer, defaults=partial(_folder_defaults, path)
         )
-    from fanlight.checkpoints.gguf import open_gguf
-
-    checkpoint = open_gguf(path)
     metadata = checkpoint.metadata
     return Opened(
         checkpoint=checkpoint,
@@ -101,6 +100,21 @@ def open_model(path: Path) -> Opened:
         tokenizer=partial(_gguf_tokenizer, path, metadata),
         defaults=lambda n_ctx: defaults_from_gguf(metadata, str(path)),
     )
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The arrays of a GGUF file, of a folder, or of the only safetensors file of one. Errors: CheckpointError."""
+    if path.is_dir():
+        from fanlight.checkpoints.safetensors import open_folder
+
+        return open_folder(path)
+    if path.suffix == ".safetensors":
+        from fanlight.checkpoints.safetensors import open_safetensors
+
+        return open_safetensors(path)
+    from fanlight.checkpoints.gguf import open_gguf
+
+    return open_gguf(path)
 
 
 def load_parts(name: str | os.PathLike[str] | None, ops: Ops, options: LoadOptions | None = None) -> Loaded:
@@ -114,23 +128,48 @@ def load_parts(name: str | os.PathLike[str] | None, ops: Ops, options: LoadOptio
     if how.backend == "hf":
         raise OptionError(f"{source.path}: backend hf takes a Hugging Face folder, not a GGUF file; leave backend out")
     opened, quantize = open_model(source.path), how.quantize and how.quantize.upper()
-    with reading(opened.checkpoint, ops):
+    with reading(opened.checkpoint, ops) as reports:
         decoder, report = build_decoder(opened.checkpoint, opened.config, ops, quantize=quantize, n_ctx=how.n_ctx)
+        reports.append(report)
         return _joined(source, decoder, opened.tokenizer(), report, opened.defaults)  # while native code packs weights
 
 
 @contextmanager
-def reading(checkpoint: Checkpoint, ops: Ops) -> Iterator[None]:
-    """Around everything that reads the arrays: at the end all of it was read, from files that stayed as they were."""
+def reading(checkpoint: Checkpoint, ops: Ops) -> Iterator[list[LoadReport]]:
+    """Around everything that reads the arrays: at the end all of it was read, from files that stayed as they were, and of
+    the matrices of the reports that were put into the list, all are numbers.
+    """
+    reports: list[LoadReport] = []
     try:
-        if checkpoint.format == "gguf":
-            from fanlight.checkpoints.finite import check_finite
-
-            check_finite(checkpoint)  # and reads the file's pages, which packing then finds in place
-        yield
+        yield reports
     finally:
         ops.finish_packing()  # it reads the file's pages
         checkpoint.check_unchanged()  # the reason, then, of any other error
+    if not all(matrix.is_finite for report in reports for matrix in report.matrices):
+        from fanlight.checkpoints.finite import first_not_finite
+
+        found = first_not_finite(checkpoint) or "some weights do not fit float32"
+        raise CheckpointError(f"{checkpoint.path}: {found}, expected finite numbers; {DAMAGED}")
+
+
+def find_damage(report: LoadReport) -> str:
+    """The first weight of the file that was read which is NaN or infinite, in words; "" if there is none, or no file any more."""
+    from fanlight.checkpoints.finite import first_not_finite
+
+    path = Path(report.path)
+    if report.format not in ("gguf", "safetensors"):
+        return ""
+    try:
+        return str(first_not_finite(open_checkpoint(path)) or "")
+    except FanlightError:
+        return ""
+
+
+def checked_threads(threads: int) -> int:
+    """A number of threads. Errors: OptionError."""
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 256:
+        raise OptionError(f"threads must be an integer from 1 to 256: got {threads!r}")
+    return threads
 
 
 def _wants_transformers(folder: Path, how: LoadOptions) -> bool:

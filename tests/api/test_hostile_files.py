@@ -23,9 +23,9 @@ from fanlight import loading
 from fanlight.errors import FanlightError
 path, kernels = sys.argv[1], sys.argv[2]
 build = loading.build_decoder
-def cut_and_build(*args):
+def cut_and_build(*args, **options):
     os.truncate(path, 3 << 20)  # the header is read, most weights are not
-    return build(*args)
+    return build(*args, **options)
 loading.build_decoder = cut_and_build
 try:
     fanlight.load(path, kernels=kernels)

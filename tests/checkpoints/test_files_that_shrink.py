@@ -44,7 +44,7 @@ elif kind == "tensor":
 else:
     ops = load_ops("native")
     ops.set_threads(int(kind))  # 1: packed by the background's thread; 3: by the pool's, too
-    ops.pack("F32", {columns}, [Part(data, {rows})], mapped=True)
+    ops.pack({columns}, [Part(data, {rows}, "F32")], mapped=True)
     ops.finish_packing()
 try:
     checkpoint.check_unchanged()

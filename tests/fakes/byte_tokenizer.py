@@ -36,6 +36,7 @@ class ByteTokenizer:
     def __init__(self, *, add_bos: bool = False, chat_template: str | None = None) -> None:
         self.add_bos = add_bos
         self.chat_template = chat_template
+        self.tool_template: str | None = None
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         ids: list[int] = [BOS] if add_special and self.add_bos else []

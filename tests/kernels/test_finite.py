@@ -9,6 +9,7 @@ import pytest
 
 from fakes.blocks import stored_weights
 from fanlight.checkpoints.finite import _SCALES
+from fanlight.checkpoints.gguf_quants import quantize
 from fanlight.checkpoints.gguf_types import QUANTS
 from fanlight.kernels import reference
 from fanlight.kernels.ops import DTYPES, Part
@@ -35,17 +36,36 @@ def test_one_scale_among_many_is_noticed(native: Any, dtype: str, bits: int) -> 
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-@pytest.mark.parametrize("quantize", ["Q8_0", "Q4_1"])
+@pytest.mark.parametrize("to", ["Q8_0", "Q4_1"])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_floats_that_are_rounded_on_the_way_in(native: Any, value: float, quantize: str, transposed: bool) -> None:
+def test_floats_that_are_rounded_on_the_way_in(native: Any, value: float, to: str, transposed: bool) -> None:
     weights = np.random.default_rng(1).standard_normal((33, 96)).astype(np.float32)
     for ops in (native, reference):
         part = Part((weights.T if transposed else weights).copy().tobytes(), 33, "F32", None, transposed)
-        assert ops.pack(96, [part], quantize=quantize).is_finite
+        assert ops.pack(96, [part], quantize=to).is_finite
     weights[21, 70] = value
     for ops in (native, reference):
         part = Part((weights.T if transposed else weights).copy().tobytes(), 33, "F32", None, transposed)
-        assert not ops.pack(96, [part], quantize=quantize).is_finite
+        assert not ops.pack(96, [part], quantize=to).is_finite
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "F64"])
+def test_floats_too(native: Any, value: float, dtype: str) -> None:
+    weights = np.random.default_rng(1).standard_normal((17, 37)).astype(np.float32)
+    for place, found in (((0, 0), value), ((16, 36), value), ((3, 5), 1.0)):
+        damaged = weights.copy()
+        damaged[place] = found
+        stored = damaged.astype("<f8").tobytes() if dtype == "F64" else quantize(damaged, dtype)
+        for ops in (native, reference):
+            assert ops.pack(37, [Part(stored, 17, dtype)]).is_finite == bool(np.isfinite(found))
+
+
+def test_relu_keeps_nan(native: Any) -> None:
+    x = np.array([[1.0, np.nan, -1.0, np.nan]], np.float32)
+    for ops in (native, reference):
+        eye = ops.pack(4, [Part(np.eye(4, dtype=np.float32).tobytes(), 4, "F32")], activation="relu")
+        assert np.isnan(ops.linear(ops.tensor(x.tobytes(), 4), eye).numpy()).any()
 
 
 def test_the_largest_half_is_finite(native: Any) -> None:

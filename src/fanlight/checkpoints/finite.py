@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fanlight.checkpoints.files import DAMAGED, shown
+from fanlight.checkpoints.files import shown
 from fanlight.checkpoints.gguf_types import QUANTS
-from fanlight.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,28 +64,17 @@ class NotFinite(NamedTuple):
         return f"tensor {shown(self.name)} holds {self.value} ({where} {list(self.place)})"
 
 
-def check_finite(checkpoint: Checkpoint) -> None:
-    """CheckpointError for a file with quantised weights of which any is not finite: its logits would not tell.
-
-    (Activations that meet such weights are rounded to whole numbers, and NaN does not survive that: the text is wrong, and nothing
-    else. Where all weights are floats, NaN reaches the logits; `first_not_finite` then finds where it came from.)
-    """
-    if any(array.dtype in _SCALES for array in checkpoint.arrays.values()):
-        found = first_not_finite(checkpoint)
-        if found is not None:
-            raise CheckpointError(f"{checkpoint.path}: {found}, expected finite numbers; {DAMAGED}")
-
-
 def first_not_finite(checkpoint: Checkpoint) -> NotFinite | None:
     """The first in the file's order of tensors; None if every weight of a type known here is a number."""
     for array in checkpoint.arrays.values():
-        found = _first_in(array)
+        found = first_in(array)
         if found is not None:
             return found
     return None
 
 
-def _first_in(array: Array) -> NotFinite | None:
+def first_in(array: Array) -> NotFinite | None:
+    """The first of one tensor."""
     offsets: tuple[int, ...] = (0,)
     if array.dtype in _FLOATS:
         width, exponent, fraction = _FLOATS[array.dtype]

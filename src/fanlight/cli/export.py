@@ -45,9 +45,9 @@ COMMAND = Command(
     about="""\
 Write a model in the other form, and print where it lies.
 
-TARGET is a GGUF file if it ends in .gguf: llama.cpp loads it. Otherwise it is a new folder as Hugging Face has them, with
-config.json, model.safetensors and the tokenizer's files: transformers loads it, to the same logits. With one word only,
-the default model is written there. What the other form cannot say is an error; nothing is left out.""",
+TARGET is a GGUF file if it ends in .gguf: llama.cpp loads it. Otherwise it is a new folder as Hugging Face has them,
+with config.json, model.safetensors and the tokenizer's files: transformers loads it, to the same logits. With one word
+only, the default model is written there. What the other form cannot say is an error; nothing is left out.""",
     groups=(
         (
             "what to write",

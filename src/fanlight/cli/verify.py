@@ -63,9 +63,9 @@ COMMAND = Command(
     about="""\
 Read a text with this model in Fanlight and in another implementation, and compare what they make of every token.
 
-hf is transformers in float32, on the weights as the file stores them; llama.cpp reads a GGUF file as it is, and of a folder
-a GGUF file that Fanlight exports. Float models agree to rounding; in quantised ones both Fanlight and llama.cpp round
-activations to 8 bits, and transformers does not.""",
+hf is transformers in float32, on the weights as the file stores them; llama.cpp reads a GGUF file as it is, and of a
+folder a GGUF file that Fanlight exports. Float models agree to rounding; in quantised ones both Fanlight and llama.cpp
+round activations to 8 bits, and transformers does not.""",
     groups=(
         (
             "what to compare",

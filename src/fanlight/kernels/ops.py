@@ -106,7 +106,7 @@ class Linear(Protocol):
 
     @property
     def is_finite(self) -> bool:
-        """Whether all scales and minima of quantised parts are: where they are not, rounded activations may hide it."""
+        """Whether all weights are numbers: where they are not, rounded activations may hide it."""
 
 
 class Rope(Protocol):

@@ -110,7 +110,7 @@ class Linear:
 
     @property
     def is_finite(self) -> bool:
-        return all(bool(np.isfinite(part).all()) for packed, part in self.parts if packed in BLOCKS)
+        return bool(np.isfinite(self.weights).all())
 
 
 # -- matrices -----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from fanlight.checkpoints.arrays import Array, Checkpoint
+from fanlight.checkpoints.files import DAMAGED
 from fanlight.errors import CheckpointError
 from fanlight.kernels.ops import DTYPES, PACKED_AS, Linear, Ops, Part, Tensor
 from fanlight.models.architecture import Layout, stored_names
@@ -66,6 +67,8 @@ class LoadReport:
     unread: list[str] = field(default_factory=list)
     arrays: list[StoredArray] = field(default_factory=list)
     """Everything that was read, in the order of use."""
+    matrices: list[Linear] = field(default_factory=list, repr=False)
+    """As they were packed."""
 
 
 class Weights:
@@ -127,7 +130,9 @@ class Weights:
 
     def floats(self, name: str, n: int) -> bytes | memoryview:
         """A float vector as float32 bytes, as the architecture means it."""
-        raw = self._as_float32(self.take(name, (n,)))
+        stored = self.take(name, (n,))
+        self._refuse_damage(stored)
+        raw = self._as_float32(stored)
         offset = self._layout.offset.get(short(name))
         return array("f", [x + offset for x in array("f", bytes(raw))]).tobytes() if offset else raw
 
@@ -163,6 +168,7 @@ class Weights:
         for stored, dtype in zip(arrays, packed.part_dtypes, strict=True):
             self._note(stored, dtype)
         self.report.packed_bytes += packed.nbytes
+        self.report.matrices.append(packed)
         if not table:
             self.packed.append(packed)
         return packed
@@ -220,6 +226,14 @@ class Weights:
         """As in: blocks.3.w_q -> blk.3.attn_q.weight."""
         i = _BLOCK.match(name)
         return self._stored_names[_BLOCK.sub("blocks.{i}.", name)].replace("{i}", i[1] if i else "")
+
+    def _refuse_damage(self, stored: Array) -> None:
+        """CheckpointError for a vector that holds NaN or infinity. Of matrices, packing sees it."""
+        from fanlight.checkpoints.finite import first_in
+
+        found = first_in(stored)
+        if found is not None:
+            raise CheckpointError(f"{self.report.path}: {found}, expected finite numbers; {DAMAGED}")
 
     def _packable(self, stored: Array) -> str:
         """The array's type, if there is arithmetic for it."""

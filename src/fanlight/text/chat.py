@@ -36,18 +36,17 @@ class ChatTemplate:
         source: str,
         *,
         tool_source: str | None = None,
-        bos_token: str | None = None,
-        eos_token: str | None = None,
         now: Callable[[], datetime] = datetime.now,
+        **special_tokens: str | None,
     ) -> None:
         """source: Jinja. tool_source: the one for chats with tools, if that is another. now: what `strftime_now` tells; fix
-        it to make prompts with dates repeatable.
+        it to make prompts with dates repeatable. special_tokens: bos_token, eos_token, ... as the template knows them.
 
         TokenizerError: not a valid template.
         """
         self.source = source
         self._now = now
-        self._variables = {k: v for k, v in (("bos_token", bos_token), ("eos_token", eos_token)) if v is not None}
+        self._variables = {name: text for name, text in special_tokens.items() if text is not None}
         self._template = self._compiled(source)
         self._tool_template = self._template if tool_source is None else self._compiled(tool_source)
 
@@ -100,6 +99,19 @@ class ChatTemplate:
             line = _line(error)
             where = "chat template" if line is None else f"chat template, line {line}"
             raise TokenizerError(f"{where}: {_one_line(error)}") from error
+
+
+def template_of(tokenizer: AnyTokenizer) -> ChatTemplate | None:
+    """The tokenizer's chat template, which knows its special tokens; None: it has none. Errors: TokenizerError."""
+    if tokenizer.chat_template is None:
+        return None
+    ends = tokenizer.eos_ids
+    ids = {"bos": tokenizer.bos_id, "eos": ends[0] if ends else None, "unk": tokenizer.unk_id, "pad": tokenizer.pad_id}
+    ids |= {"cls": tokenizer.cls_id, "sep": tokenizer.sep_id, "mask": tokenizer.mask_id}
+    known: dict[str, Any] = {
+        f"{name}_token": None if token is None else tokenizer.token_text(token) for name, token in ids.items()
+    }
+    return ChatTemplate(tokenizer.chat_template, tool_source=tokenizer.tool_template, **known)
 
 
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

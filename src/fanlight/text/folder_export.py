@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fanlight.text.template_sources import TOOL_USE
 from fanlight.text.vocabulary import FIRST, SECOND, Template, Vocabulary
 
 if TYPE_CHECKING:
@@ -94,4 +95,8 @@ def _config(v: Vocabulary, named: dict[str, str]) -> dict[str, Any]:
             str(token): {flag: getattr(entry, flag) for flag in flags} for token, entry in sorted(added.items())
         },
     }
-    return config if v.chat_template is None else {**config, "chat_template": v.chat_template}
+    default, tool_use = v.templates
+    if default is None:
+        return config
+    several = [{"name": "default", "template": default}, {"name": TOOL_USE, "template": tool_use}]
+    return {**config, "chat_template": default if tool_use is None else several}

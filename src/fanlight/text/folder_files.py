@@ -84,18 +84,3 @@ def generation_ends(folder: Path) -> list[int]:
     if not all(type(end) is int for end in ends):
         raise TokenizerError(f"{path}: eos_token_id: expected an id or a list of ids, found {value!r}")
     return ends
-
-
-def chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """chat_template.jinja, or the one in tokenizer_config.json; of several, the default."""
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return read_text(path)
-    template = config.get("chat_template")
-    if isinstance(template, list):  # several, by name
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = named.get("default")
-    if template is not None and not isinstance(template, str):
-        path = folder / "tokenizer_config.json"
-        raise TokenizerError(f"{path}: chat_template: expected text, found {type(template).__name__}")
-    return template

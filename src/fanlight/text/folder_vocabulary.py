@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanlight.errors import TokenizerError
-from fanlight.text.folder_files import MAX_ID, added_tokens, chat_template, generation_ends, read_object
+from fanlight.text.folder_files import MAX_ID, added_tokens, generation_ends, read_object
 from fanlight.text.folder_models import (
     SENTENCEPIECE_NAMES,
     Source,
@@ -20,6 +20,7 @@ from fanlight.text.folder_models import (
     from_vocab,
     from_vocab_txt,
 )
+from fanlight.text.template_sources import sources_of_folder
 from fanlight.text.vocabulary import END_OF_TEXT_TOKENS, Vocabulary
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def read(path: str | PathLike[str], n_vocab: int | None = None) -> Vocabulary:
         cls_id=ids["cls_token"],
         sep_id=ids["sep_token"],
         mask_id=ids["mask_token"],
-        chat_template=chat_template(folder, config),
+        templates=sources_of_folder(folder, config),
         raw_bytes=made.raw_bytes,
         missing_bytes=made.missing_bytes,
         byte_complete=made.byte_complete,

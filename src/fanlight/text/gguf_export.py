@@ -17,6 +17,7 @@ from fanlight.text.pretokenizers import PRE_TOKENIZERS, PreTokenizer, build_pre_
 from fanlight.text.probes import PROBES
 from fanlight.text.spelling import SPACE
 from fanlight.text.spm import ScoredBpe
+from fanlight.text.template_sources import TOOL_USE
 from fanlight.text.tokenizer import Tokenizer
 from fanlight.text.vocabulary import FIRST, Vocabulary
 
@@ -37,8 +38,11 @@ def to_gguf(tokenizer: Tokenizer) -> dict[str, Any]:
     make = {"byte-level": _byte_level, "wordpiece": _wordpiece}.get(v.spelling.kind, _sentencepiece)
     keys = {**make(v, library, data), **_special_ids(v), **_around(v)}
     metadata: dict[str, Any] = {f"tokenizer.ggml.{name}": value for name, value in keys.items()}
-    if v.chat_template is not None:
-        metadata["tokenizer.chat_template"] = v.chat_template
+    if v.templates.default is not None:
+        metadata["tokenizer.chat_template"] = v.templates.default
+    if v.templates.tool_use is not None:
+        metadata["tokenizer.chat_templates"] = [TOOL_USE]
+        metadata[f"tokenizer.chat_template.{TOOL_USE}"] = v.templates.tool_use
     _check(tokenizer, metadata, data)
     return metadata
 

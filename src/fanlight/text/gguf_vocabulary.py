@@ -12,6 +12,7 @@ from typing import Any
 
 from fanlight.errors import TokenizerError
 from fanlight.text.gguf_kinds import BYTE, CONTROL, KINDS, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Pieces
+from fanlight.text.template_sources import sources_of_gguf
 from fanlight.text.vocabulary import END_OF_TEXT_TOKENS, Vocabulary, around
 
 OTHER_KINDS = {
@@ -56,9 +57,6 @@ def read(metadata: Mapping[str, Any]) -> Vocabulary:
     bos, eos = special["bos"] if special["bos"] is not None else special["cls"], special["eos"]
     ends = [eos, special["eot"], special["eom"], *(i for i in control if tokens[i] in END_OF_TEXT_TOKENS)]
     eos_ids = tuple(dict.fromkeys(i for i in ends if i is not None))
-    template = metadata.get("tokenizer.chat_template")
-    if template is not None and not isinstance(template, str):
-        raise TokenizerError(f"tokenizer.chat_template: expected text, found {type(template).__name__}")
     first = bos if keys.get("add_bos_token", bool, built.add_bos) else None
     last = eos if keys.get("add_eos_token", bool, built.add_eos) else None
     sep = special["sep"] if keys.get("add_sep_token", bool, built.add_sep) else None
@@ -80,7 +78,7 @@ def read(metadata: Mapping[str, Any]) -> Vocabulary:
         cls_id=bos if encoder else special["cls"],
         sep_id=special["sep"],
         mask_id=special["mask"],
-        chat_template=template,
+        templates=sources_of_gguf(metadata),
         raw_bytes=raw_bytes,
         missing_bytes=built.missing_bytes,
         byte_complete=built.byte_complete,

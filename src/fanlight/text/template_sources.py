@@ -25,6 +25,9 @@ class TemplateSources(NamedTuple):
     """For chats with tools; None: the default one is for them, too."""
 
 
+NO_TEMPLATES = TemplateSources(None)
+
+
 def sources_of_folder(folder: Path, tokenizer_config: Mapping[str, Any]) -> TemplateSources:
     """The templates of a Hugging Face folder. TokenizerError: a file that cannot be read as what it should be."""
     jinja = _text(folder / "chat_template.jinja")

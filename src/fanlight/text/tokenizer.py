@@ -45,6 +45,8 @@ class AnyTokenizer(Protocol):
     @property
     def chat_template(self) -> str | None: ...
     @property
+    def tool_template(self) -> str | None: ...
+    @property
     def add_bos(self) -> bool: ...
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]: ...
     def encode_pair(self, first: str, second: str, *, parse_special: bool = False) -> tuple[list[int], list[int]]: ...
@@ -147,7 +149,12 @@ class Tokenizer:
     @property
     def chat_template(self) -> str | None:
         """The Jinja source that the model came with."""
-        return self._v.chat_template
+        return self._v.templates.default
+
+    @property
+    def tool_template(self) -> str | None:
+        """The Jinja source for chats with tools; None: `chat_template` is for them too."""
+        return self._v.templates.tool_use
 
     @property
     def add_bos(self) -> bool:

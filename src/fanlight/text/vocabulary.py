@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from fanlight.text.template_sources import NO_TEMPLATES, TemplateSources
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     import tokenizers
 
-    from fanlight.text.spelling import Spelling
+from fanlight.text.spelling import Spelling
 
 END_OF_TEXT_TOKENS = frozenset(
     (
@@ -78,7 +80,7 @@ class Vocabulary:
     cls_id: int | None = None
     sep_id: int | None = None
     mask_id: int | None = None
-    chat_template: str | None
+    templates: TemplateSources = NO_TEMPLATES
     raw_bytes: Mapping[int, bytes]  # tokens that say which byte they are: "<0x0A>"
     missing_bytes: bytes = b""  # bytes that no token stands for; a character with one of them cannot be written
     byte_complete: bool = True  # no character is unknown, but for those of missing_bytes
