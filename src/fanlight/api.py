@@ -268,7 +268,12 @@ class Model:
 
     def describe(self) -> Description:
         """Sizes, types, memory, special tokens, settings, and every array."""
-        return describe(self._parts)
+        parts, pool = self._parts, self.decoder.new_pool()
+        cache = pool.page_bytes // pool.page_tokens
+        sizes, ops = self.decoder.config, self.decoder.ops
+        return describe(
+            parts.name, sizes, parts.tokenizer, parts.report, ops, defaults=parts.defaults, cache_bytes_per_token=cache
+        )
 
     def __repr__(self) -> str:
         c = self.decoder.config

@@ -1,21 +1,27 @@
-"""What a model is made of, as plain data and as a table. In: what `loading` made. Knows no decoding and no engine."""
+"""What a model is made of, as plain data and as a table. In: what was loaded. Knows no decoding and no engine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+from fanlight.decoding.defaults import ModelDefaults
 from fanlight.models.weights import StoredArray, short
 
 if TYPE_CHECKING:
-    from fanlight.loading import Loaded
+    from fanlight.kernels.ops import Ops
+    from fanlight.models.base import DecoderConfig
+    from fanlight.models.weights import LoadReport
+    from fanlight.text.tokenizer import AnyTokenizer
 
 LABELS = {
     "embed": "token embedding",
     "positions": "position embedding",
-    "project_in": "into the blocks' width",
+    "segments": "segment embedding",
+    "embed_norm": "norm of the embedding",
+    "w_in": "into the blocks' width",
     "attn_norm": "norm before attention",
     "w_q": "queries",
     "w_k": "keys",
@@ -32,11 +38,14 @@ LABELS = {
     "w_down": "feed-forward down",
     "mlp_post_norm": "norm after feed-forward",
     "norm": "final norm",
-    "project_out": "out of the blocks' width",
+    "w_out": "out of the blocks' width",
     "head": "language-model head",
+    "w_span": "answer head",
 }
 """Short canonical name -> what it is. A name that is not here stands for itself."""
-AFTER_BLOCKS = ("norm", "norm_bias", "project_out", "head")
+TABLES = ("embed", "positions", "segments")
+"""Whose rows are looked up: a number in, a row out."""
+AFTER_BLOCKS = ("norm", "norm_bias", "w_out", "head", "head_bias", "w_span", "b_span")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +54,7 @@ class StackRow:
 
     label: str
     shape: tuple[int, ...]
-    """Of a matrix (out, in); () of a sum."""
+    """Of a matrix (out, in), of a table (columns, rows); () of a sum."""
     n_parameters: int
     dtypes: tuple[str, ...]
     n_bytes: int
@@ -73,6 +82,15 @@ class Description:
     n_vocab: int
     n_ctx: int
     n_parameters: int
+    is_encoder: bool
+    """Every token sees all others; there is no language-model head."""
+    norm: str
+    """Where norms stand in a block: "before", "after", "both"."""
+    parallel: bool
+    """Attention and feed-forward read the same input."""
+    activation: str
+    gated: bool
+    """Whether a gate multiplies the feed-forward's inner values."""
     tied_head: bool
     head_bias: bool
     stored_bytes: Mapping[str, int]
@@ -86,6 +104,7 @@ class Description:
     bos: str | None
     eos: tuple[str, ...]
     has_chat_template: bool
+    chat_template_chars: int
     defaults: Mapping[str, Any]
     """The model's own settings."""
     defaults_origin: str
@@ -107,33 +126,38 @@ class Description:
         for array in self.arrays:
             if array.name.startswith("blocks."):
                 blocks.setdefault(array.name.split(".")[1], []).append(array)
-        rows = [_row(array) for array in before]
+        rows = [_row(array, self.norm) for array in before]
         if blocks:
             every = [array for block in blocks.values() for array in block]
             rows.append(_sum(f"{len(blocks)} blocks" if len(blocks) > 1 else "1 block", every, count=len(blocks)))
-            rows += [_row(array, depth=1) for array in blocks["0"]]
-        rows += [_row(array) for array in after]
+            rows += [_row(array, self.norm, depth=1) for array in blocks["0"]]
+        rows += [_row(array, self.norm) for array in after]
         if self.tied_head and self.arrays:
-            rows.append(StackRow("language-model head (the token embedding)", (self.n_vocab, self.n_embd), 0, (), 0))
+            rows.append(StackRow("language-model head: the embedding", (self.n_vocab, self.n_embd), 0, (), 0))
         return rows
 
-    def __str__(self) -> str:
-        stored = ", ".join(
-            f"{dtype} {size / 1e6:.1f} MB"
-            for dtype, size in sorted(self.stored_bytes.items(), key=lambda item: -item[1])
+    @property
+    def facts(self) -> dict[str, str]:
+        """The table's lines: name and text."""
+        types = sorted(self.stored_bytes.items(), key=lambda item: -item[1])
+        window = self.cache_bytes_per_token * self.n_ctx
+        kind = self.model_type + (", encoder" if self.is_encoder else "")
+        memory = f"{self.packed_bytes / 1e6:.1f} MB of weights"
+        cache = (
+            f", {self.cache_bytes_per_token / 1e3:.1f} kB of cache a token, {window / 1e6:.1f} MB for the whole window"
         )
         head = f"{self.n_embd} in, {self.n_vocab} out, {'a' if self.head_bias else 'no'} bias"
         rows = {
-            "model": f"{self.name} ({self.model_type}, {self.n_parameters / 1e6:.1f} M parameters)",
+            "model": f"{self.name} ({kind}, {_millions(self.n_parameters)} parameters)",
             "file": f"{self.path} ({self.format})",
-            "stored as": stored,
-            "in memory": f"{self.packed_bytes / 1e6:.1f} MB of weights, {self.cache_bytes_per_token / 1e3:.1f} kB of cache a token",
+            "stored as": ", ".join(f"{dtype} {size / 1e6:.1f} MB" for dtype, size in types),
+            "in memory": memory + (cache if self.cache_bytes_per_token else ""),
             "blocks": f"n_layer {self.n_layer}, n_embd {self.n_embd}, n_ffn {self.n_ffn}",
             "attention": f"n_head {self.n_head}, n_kv_head {self.n_kv_head}, head_dim {self.head_dim}, n_ctx {self.n_ctx}",
             "positions": self.positions + _windows(self.windows),
-            "head": head + (", tied to the embedding" if self.tied_head else ""),
+            "head": "none" if self.is_encoder else head + (", tied to the embedding" if self.tied_head else ""),
             "tokens": f"n_vocab {self.n_vocab}, bos {self.bos or 'none'}, eos {' '.join(self.eos) or 'none'}",
-            "chat template": "yes" if self.has_chat_template else "no",
+            "chat template": f"yes, {self.chat_template_chars} characters" if self.has_chat_template else "no",
             "settings": _settings(self.defaults, self.defaults_origin),
             "kernels": f"{self.kernels}, {self.threads} thread{'s' if self.threads != 1 else ''}",
         }
@@ -141,17 +165,41 @@ class Description:
             rows["not applied"] = ", ".join(f"{name} {value}" for name, value in self.defaults_ignored.items())
         if self.conversions:
             rows["converted"] = _several(self.conversions)
-        if self.unread:
-            rows["not read"] = _several(self.unread)
-        return "\n".join(f"{name:<14} {value}" for name, value in rows.items())
+        rows["not read"] = _several(self.unread) if self.unread else "nothing: every tensor of the file was read"
+        if self.format == "transformers":
+            rows["not read"] = "by Fanlight: transformers reads and computes this model"
+        if self.is_encoder:
+            del rows["settings"], rows["chat template"]
+        return rows
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<14} {value}" for name, value in self.facts.items())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, arrays as objects."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        found["arrays"] = [{**array._asdict(), "n_parameters": prod(array.shape)} for array in self.arrays]
+        found["cache_bytes_for_window"] = self.cache_bytes_per_token * self.n_ctx
+        return found
 
 
-def describe(parts: Loaded) -> Description:
+def describe(
+    name: str,
+    config: DecoderConfig,
+    tokenizer: AnyTokenizer,
+    report: LoadReport,
+    ops: Ops,
+    *,
+    defaults: ModelDefaults | None = None,
+    cache_bytes_per_token: int = 0,
+    is_encoder: bool = False,
+) -> Description:
     """Sizes, types, memory, special tokens, settings, and every array."""
-    c, report, tokenizer, ops = parts.decoder.config, parts.report, parts.tokenizer, parts.decoder.ops
-    pool, label = parts.decoder.new_pool(), parts.tokenizer.token_label
+    c, label, own = config, tokenizer.token_label, defaults or ModelDefaults()
+    names = {short(array.name) for array in report.arrays}
+    template = tokenizer.chat_template
     return Description(
-        name=parts.name,
+        name=name,
         path=report.path,
         format=report.format,
         model_type=c.model_type,
@@ -164,19 +212,25 @@ def describe(parts: Loaded) -> Description:
         n_vocab=c.n_vocab,
         n_ctx=c.n_ctx,
         n_parameters=report.n_parameters,
+        is_encoder=is_encoder,
+        norm=_norm(c, names, is_encoder),
+        parallel=c.parallel_residual,
+        activation=c.activation,
+        gated=bool({"w_gate", "w_gate_up"} & names),
         tied_head=c.tied_head,
-        head_bias=any(array.name == "head_bias" for array in report.arrays),
+        head_bias=bool({"head_bias", "b_head"} & names),
         stored_bytes=dict(report.dtypes),
         packed_bytes=report.packed_bytes,
-        cache_bytes_per_token=pool.page_bytes // pool.page_tokens,
-        positions=_positions(parts),
+        cache_bytes_per_token=cache_bytes_per_token,
+        positions=_positions(c),
         windows=c.windows,
         bos=None if tokenizer.bos_id is None else label(tokenizer.bos_id),
         eos=tuple(label(token) for token in tokenizer.eos_ids),
-        has_chat_template=tokenizer.chat_template is not None,
-        defaults=parts.defaults.values,
-        defaults_origin=parts.defaults.origin,
-        defaults_ignored=parts.defaults.ignored,
+        has_chat_template=template is not None,
+        chat_template_chars=len(template or ""),
+        defaults=own.values,
+        defaults_origin=own.origin,
+        defaults_ignored=own.ignored,
         kernels=ops.name,
         threads=ops.get_threads(),
         conversions=tuple(report.conversions),
@@ -185,8 +239,17 @@ def describe(parts: Loaded) -> Description:
     )
 
 
-def _positions(parts: Loaded) -> str:
-    c = parts.decoder.config
+def _norm(c: DecoderConfig, names: set[str], is_encoder: bool) -> str:
+    if {"attn_post_norm", "mlp_post_norm"} <= names:
+        return "both" if "attn_norm" in names else "after"
+    return "after" if is_encoder or not c.norm_first else "before"
+
+
+def _millions(n: int) -> str:
+    return f"{n / 1e6:.1f} M" if n >= 1e5 else f"{n:,}"
+
+
+def _positions(c: DecoderConfig) -> str:
     if c.rope is None:
         return f"learned, {c.n_ctx_declared} of them" if c.n_ctx_declared else "as transformers does it"
     share = "" if c.rope.n_rotated == c.head_dim else f", {c.rope.n_rotated} of {c.head_dim} dimensions"
@@ -211,12 +274,20 @@ def _several(items: Sequence[str], limit: int = 6) -> str:
     return "; ".join(items[:limit]) + (f"; and {len(items) - limit} more" if len(items) > limit else "")
 
 
-def _row(array: StoredArray, depth: int = 0) -> StackRow:
+def _row(array: StoredArray, norm: str, depth: int = 0) -> StackRow:
     name = short(array.name)
     bias = name.startswith("b_") or name.endswith("_bias")
     base = "w_" + name[2:] if name.startswith("b_") else name.removesuffix("_bias")
     label = LABELS.get(base, base) + (", bias" if bias else "")
-    return StackRow(label, array.shape, prod(array.shape), (array.dtype,), array.n_bytes, depth)
+    if norm == "after" and base in ("attn_norm", "mlp_norm"):
+        label = label.replace("before", "after")
+    shape = array.shape[::-1] if base in TABLES else array.shape
+    return StackRow(label, shape, prod(array.shape), (array.dtype,), array.n_bytes, depth)
+
+
+def shape_in_words(shape: Sequence[int]) -> str:
+    """(1536, 576) -> "576 -> 1536": a matrix takes its columns in and gives its rows out."""
+    return " -> ".join(map(str, reversed(shape)))
 
 
 def _sum(label: str, arrays: Sequence[StoredArray], count: int) -> StackRow:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fanlight.cache.paged import PagedCache
+from fanlight.description import Description, describe
 from fanlight.errors import CheckpointError, ContextOverflow, DownloadError, ModelNotFound, OptionError
 from fanlight.kernels import load_ops, slow_notice
 from fanlight.kernels.ops import KVBatch, Ops
@@ -90,6 +91,13 @@ class Encoder:
     def network(self) -> BidirectionalEncoder:
         """Ids to states."""
         return self._network
+
+    def describe(self) -> Description:
+        """Sizes, types, memory, special tokens, and every array."""
+        path = Path(self._report.path)
+        name = path.parent.name if path.suffix == ".safetensors" else path.stem
+        ops = self._network.ops
+        return describe(name, self._network.config, self.tokenizer, self._report, ops, is_encoder=True)
 
     @property
     def n_ctx(self) -> int:

@@ -172,6 +172,13 @@ def checked_threads(threads: int) -> int:
     return threads
 
 
+def holds_encoder(path: Path) -> bool:
+    """Whether a folder or GGUF file is of an encoder. Errors: CheckpointError."""
+    if path.is_dir():
+        return read_json(path / "config.json").get("model_type") in ENCODERS
+    return open_model(path).config.get("general.architecture") in ENCODERS
+
+
 def _wants_transformers(folder: Path, how: LoadOptions) -> bool:
     if how.backend != "auto":
         return how.backend == "hf"

