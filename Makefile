@@ -55,7 +55,7 @@ install: .venv/install.stamp .venv/native.stamp
 
 # In place: the source tree itself is imported. What scikit-build-core puts into the .pth file is an import hook, which costs every
 # start of Python a millisecond and goes before PYTHONPATH; a line with the folder does the same without either.
-IN_PLACE = $(PIP) install $(1) --no-build-isolation -C wheel.cmake=false -C editable.mode=inplace -e '.$(2)' \
+IN_PLACE = $(PIP) install $(1) --no-build-isolation --config-settings wheel.cmake=false --config-settings editable.mode=inplace -e '.$(2)' \
   && for link in .venv/lib/python3*/site-packages/_editable_*fanlight.pth; do echo "$(CURDIR)/src" >"$$link"; done
 
 .venv/install.stamp: pyproject.toml .venv/venv.stamp
