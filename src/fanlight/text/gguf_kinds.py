@@ -15,7 +15,6 @@ from fanlight.text.byte_level import CHARACTERS
 from fanlight.text.library import LibraryBackend, add_tokens, guarded
 from fanlight.text.pretokenizers import build_pre_tokenizer, find_pre_tokenizer
 from fanlight.text.spelling import SPACE, Spelling
-from fanlight.text.spm import ScoredBpe
 from fanlight.text.vocabulary import Backend, collector_paused
 
 if TYPE_CHECKING:
@@ -110,6 +109,8 @@ def _sentencepiece_bpe(keys: Keys, pieces: Pieces, unk_id: int | None) -> Built:
         triples = zip(pieces.tokens, scores, pieces.types, strict=True)
         usable = {token: score for token, score, kind in triples if kind in (NORMAL, USER_DEFINED)}
     byte_tokens = {raw[0]: token for token, raw in pieces.raw_bytes.items()}
+    from fanlight.text.spm import ScoredBpe  # most files are of another kind
+
     backend = ScoredBpe(
         pieces.tokens,
         ids,

@@ -7,7 +7,7 @@ does not call special (runs of spaces, say) are words of the vocabulary to both.
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -148,7 +148,7 @@ def _hidden(backend: tokenizers.Tokenizer, special: frozenset[int]) -> tokenizer
     from tokenizers import Tokenizer
 
     data = json.loads(backend.to_str())
-    model, salt = data["model"], secrets.token_hex(8)
+    model, salt = data["model"], os.urandom(8).hex()
     names = {
         entry["content"]: f"{entry['content']}\x00{salt}" for entry in data["added_tokens"] if entry["id"] in special
     }
