@@ -15,6 +15,7 @@ from benchmarks.machine import ROOT
 
 FIGURE = "loading"
 SHARDED, SHARDED_THEIRS = "GPT-2 medium F32 in shards, GB/s", "the same in transformers, GB/s"
+TOUCH = "first touch of as much memory, GB/s"
 DEFAULT, EIGHT_BITS = "default model, GB/s", "default model as Q8_0, GB/s"
 DEFAULT_PEAK, SHARDED_PEAK = "default model, peak / file", "GPT-2 medium, peak / files"
 OURS_SCRIPT = """
@@ -25,6 +26,14 @@ fanlight.load(sys.argv[1], threads=int(sys.argv[2]))
 seconds = time.perf_counter() - start
 status = open("/proc/self/status").read()
 print(seconds, 1024 * int(status.split("VmHWM:")[1].split()[0]))
+"""
+TOUCH_SCRIPT = """
+import pathlib, sys, time
+import numpy
+n = sum(file.stat().st_size for file in pathlib.Path(sys.argv[1]).glob("*.safetensors"))
+start = time.perf_counter()
+numpy.ones(n // 8)
+print(time.perf_counter() - start, 0)
 """
 THEIR_SCRIPT = """
 import sys, time
@@ -49,6 +58,7 @@ def run(lineup: Lineup) -> Outcome:
             race(
                 {
                     SHARDED: rate(OURS_SCRIPT, folder, lineup.threads),
+                    TOUCH: rate(TOUCH_SCRIPT, folder, lineup.threads),
                     SHARDED_THEIRS: rate(THEIR_SCRIPT, folder, lineup.threads),
                     DEFAULT: rate(OURS_SCRIPT, lineup.gguf, lineup.threads),
                     EIGHT_BITS: rate(OURS_SCRIPT, q8, lineup.threads),
@@ -64,6 +74,7 @@ def run(lineup: Lineup) -> Outcome:
             found=sorted(samples[SHARDED])[len(samples[SHARDED]) // 2],
             low=1.0,
         ),
+        ratio("times a first touch of the memory", samples, SHARDED, TOUCH),
         ratio("times transformers'", samples, SHARDED, SHARDED_THEIRS),
         Goal(what="peak over file, default model", found=max(samples[DEFAULT_PEAK]), high=1.3),
         Goal(what="peak over files, sharded", found=max(samples[SHARDED_PEAK]), high=1.3),
