@@ -18,6 +18,7 @@
 #include <optional>
 #include <thread>
 
+#include "buffers.h"
 #include "core/check.h"
 #include "core/finite.h"
 #include "core/guard.h"
@@ -105,25 +106,6 @@ auto timed_rows(int n_rows, const Op& op) {
   Clock clock;
   return op();
 }
-
-// Anything with the buffer protocol, as bytes, while this lives. (nanobind's ndarray would go through DLPack and refuse strides of bytes.)
-class Bytes {
- public:
-  explicit Bytes(nb::handle object) {
-    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) {
-      PyErr_Clear();
-      fail("expected an object with contiguous bytes, got ", nb::cast<std::string>(nb::str(object.type())));
-    }
-  }
-  ~Bytes() { PyBuffer_Release(&view_); }
-  Bytes(const Bytes&) = delete;
-  Bytes& operator=(const Bytes&) = delete;
-  const uint8_t* data() const { return static_cast<const uint8_t*>(view_.buf); }
-  size_t size() const { return static_cast<size_t>(view_.len); }
-
- private:
-  Py_buffer view_{};
-};
 
 Tensor make_tensor(nb::handle data, int n_columns) {
   Bytes bytes(data);
@@ -336,15 +318,58 @@ NB_MODULE(_native, m) {
   m.def("repetition_penalty",
         [](const Tensor& row, const std::vector<int>& ids, float penalty) { return timed([&] { return repetition_penalty(row, ids, penalty); }); },
         "row"_a, "ids"_a, "penalty"_a);
+  m.def("bias",
+        [](const Tensor& row, nb::handle ids, nb::handle amounts) {
+          const std::vector<int> tokens = id_list(ids, "bias: ids");
+          const std::vector<float> added = numbers<float, float, double>(amounts, "bias: amounts", "f", "d");
+          return timed([&] { return bias(row, tokens, added); });
+        },
+        "row"_a, "ids"_a, "amounts"_a);
+  m.def("bias_mask",
+        [](const Tensor& row, nb::handle bits, float amount) {
+          Bytes bytes(bits);
+          return timed([&] { return bias_mask(row, bytes.data(), bytes.size(), amount); });
+        },
+        "row"_a, "bits"_a, "amount"_a);
+  m.def("finite", [](const Tensor& row) { return timed([&] { return finite(row); }); }, "row"_a);
+  m.def("log_softmax", [](const Tensor& row) { return timed([&] { return log_softmax(row); }); }, "row"_a);
+  m.def("blend",
+        [](const Tensor& a, const Tensor& b, float weight_a, float weight_b) { return timed([&] { return blend(a, b, weight_a, weight_b); }); },
+        "a"_a, "b"_a, "weight_a"_a, "weight_b"_a);
+  m.def("smooth", [](const Tensor& row, double factor, double curve) { return timed([&] { return smooth(row, factor, curve); }); }, "row"_a,
+        "factor"_a, "curve"_a = 1.0);
+  m.def("near_target", [](const Tensor& row, float target) { return timed([&] { return near_target(row, target); }); }, "row"_a, "target"_a);
   m.def("top_k", [](const Tensor& row, int k) { return timed([&] { return top_k(row, k); }); }, "row"_a, "k"_a);
-  m.def("top_p", [](const Tensor& row, double p) { return timed([&] { return top_p(row, p); }); }, "row"_a, "p"_a);
-  m.def("min_p", [](const Tensor& row, double p) { return timed([&] { return min_p(row, p); }); }, "row"_a, "p"_a);
+  m.def("top_p", [](const Tensor& row, double p, int min_keep) { return timed([&] { return top_p(row, p, min_keep); }); }, "row"_a, "p"_a,
+        "min_keep"_a = 1);
+  m.def("keep_above", [](const Tensor& row, double limit, int min_keep) { return timed([&] { return keep_above(row, limit, min_keep); }); },
+        "row"_a, "limit"_a, "min_keep"_a = 1);
+  m.def("drop_above", [](const Tensor& row, double limit) { return timed([&] { return drop_above(row, limit); }); }, "row"_a, "limit"_a);
+  m.def("typical_p", [](const Tensor& row, double mass, int min_keep) { return timed([&] { return typical_p(row, mass, min_keep); }); },
+        "row"_a, "mass"_a, "min_keep"_a = 1);
+  m.def("tail_free", [](const Tensor& row, double z, int min_keep) { return timed([&] { return tail_free(row, z, min_keep); }); }, "row"_a,
+        "z"_a, "min_keep"_a = 1);
+  m.def("top_h", [](const Tensor& row, double h, int min_keep) { return timed([&] { return top_h(row, h, min_keep); }); }, "row"_a, "h"_a,
+        "min_keep"_a = 1);
+  m.def("keep",
+        [](const Tensor& row, nb::handle ids) {
+          const std::vector<int> tokens = id_list(ids, "keep: ids");
+          return timed([&] { return keep(row, tokens); });
+        },
+        "row"_a, "ids"_a);
+  m.def("mask",
+        [](const Tensor& row, nb::handle bits) {
+          Bytes bytes(bits);
+          return timed([&] { return mask(row, bytes.data(), bytes.size()); });
+        },
+        "row"_a, "bits"_a);
   m.def("stats",
         [](const Tensor& row) {
           const Stats s = timed([&] { return stats(row); });
           return std::make_tuple(s.n_kept, s.max, s.logsumexp, s.entropy);
         },
         "row"_a);
+  m.def("deviation", [](const Tensor& row) { return timed([&] { return deviation(row); }); }, "row"_a);
   m.def("top", [](const Tensor& row, int n) { return timed([&] { return top(row, n); }); }, "row"_a, "n"_a);
   m.def("gather", [](const Tensor& row, const std::vector<int>& ids) { return timed([&] { return gather(row, ids); }); }, "row"_a, "ids"_a);
   m.def("rank", [](const Tensor& row, int token) { return timed([&] { return rank(row, token); }); }, "row"_a, "token"_a);
@@ -353,6 +378,16 @@ NB_MODULE(_native, m) {
   m.def("gumbel_argmax",
         [](const Tensor& row, uint64_t seed, uint64_t position) { return timed([&] { return gumbel_argmax(row, seed, position); }); }, "row"_a,
         "seed"_a, "position"_a);
+  m.def("gumbel_top",
+        [](const Tensor& row, uint64_t seed, uint64_t position, int n) { return timed([&] { return gumbel_top(row, seed, position, n); }); },
+        "row"_a, "seed"_a, "position"_a, "n"_a);
+  m.def("green_list",
+        [](nb::int_ seed, int n_vocab, int n_green) {
+          const auto low = static_cast<uint32_t>(PyLong_AsUnsignedLongLongMask(seed.ptr()));
+          const std::vector<uint8_t> bits = timed([&] { return green_list(low, n_vocab, n_green); });
+          return nb::bytes(bits.data(), bits.size());
+        },
+        "seed"_a, "n_vocab"_a, "n_green"_a);
 
   m.def("set_threads",
         [](int n) {

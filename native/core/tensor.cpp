@@ -1,13 +1,14 @@
 #include "core/tensor.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/pool.h"
 
 namespace fanlight {
 
 Tensor::Tensor(int n_rows, int n_columns) : n_rows_(n_rows), n_columns_(n_columns), stride_(padded(n_columns)) {
-  storage_ = std::make_shared<Storage>(static_cast<size_t>(n_rows) * static_cast<size_t>(stride_) * sizeof(float));
+  storage_ = std::make_shared<Storage>(static_cast<size_t>(n_rows) * static_cast<size_t>(stride_) * sizeof(float), n_rows);
   data_ = reinterpret_cast<float*>(storage_->values.data());
 }
 
@@ -33,6 +34,43 @@ Activations Tensor::int8s() const {
     });
   }
   return {data_, static_cast<size_t>(stride_), storage_->panels->data()};
+}
+
+// Made outside of the lock: two threads at worst make the same sum twice.
+template <class Sum, class Make>
+Sum Tensor::remembered(std::optional<Sum> RowSums::*which, const Make& make) const {
+  const auto offset = static_cast<size_t>(data_ - reinterpret_cast<const float*>(storage_->values.data()));
+  const size_t row = offset / static_cast<size_t>(stride_);
+  {
+    std::lock_guard lock(storage_->mutex);
+    if (storage_->sums && storage_->sums[row].*which) return *(storage_->sums[row].*which);
+  }
+  const Sum sum = make();
+  std::lock_guard lock(storage_->mutex);
+  if (!storage_->sums) storage_->sums = std::make_unique<RowSums[]>(static_cast<size_t>(storage_->n_rows));
+  storage_->sums[row].*which = sum;
+  return sum;
+}
+
+RowStats Tensor::row_stats() const {
+  return remembered(&RowSums::stats, [&] { return kernels().row_stats(data_, n_columns_); });
+}
+
+double Tensor::row_deviation() const {
+  return remembered(&RowSums::deviation, [&] {
+    const RowMoments from_top = kernels().row_moments(data_, n_columns_, row_stats().max);
+    const double mean = row_stats().max + from_top.sum / from_top.count;
+    const RowMoments r = kernels().row_moments(data_, n_columns_, static_cast<float>(mean));
+    const double off = r.sum / r.count, squares = r.sum_of_squares / r.count - off * off;
+    if (std::isfinite(squares)) return std::sqrt(std::max(0.0, squares));
+    double sum = 0, total = 0;  // numbers whose squares leave float32
+    for (int i = 0; i < n_columns_; i++)
+      if (std::isfinite(data_[i])) sum += data_[i];
+    const double center = sum / from_top.count;
+    for (int i = 0; i < n_columns_; i++)
+      if (std::isfinite(data_[i])) total += (data_[i] - center) * (data_[i] - center);
+    return std::sqrt(total / from_top.count);
+  });
 }
 
 }  // namespace fanlight

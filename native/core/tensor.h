@@ -2,6 +2,7 @@
 #pragma once
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "core/memory.h"
@@ -26,13 +27,25 @@ class Tensor {
   Activations floats() const { return {data_, static_cast<size_t>(stride_), nullptr}; }
   Activations int8s() const;
 
+  // What the first row sums up to: looked up, once somebody has asked, in every tensor that shares this memory.
+  RowStats row_stats() const;
+  double row_deviation() const;  // of a row with finite numbers above -inf
+
  private:
+  struct RowSums {
+    std::optional<RowStats> stats;
+    std::optional<double> deviation;
+  };
   struct Storage {
-    explicit Storage(size_t bytes) : values(bytes) {}
+    Storage(size_t bytes, int n_rows) : values(bytes), n_rows(n_rows) {}
     Buffer values;
+    const int n_rows;
     std::mutex mutex;
     std::unique_ptr<Buffer> panels;
+    std::unique_ptr<RowSums[]> sums;  // one a row
   };
+  template <class Sum, class Make>
+  Sum remembered(std::optional<Sum> RowSums::*which, const Make& make) const;
   int n_rows_, n_columns_, stride_;
   bool is_view_ = false;
   std::shared_ptr<Storage> storage_;

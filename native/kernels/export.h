@@ -12,8 +12,11 @@ inline const Kernels* table() {
       .relu = relu, .tanh = tanh_rows, .scale = scale_rows, .softcap = softcap_rows, .silu_mul = silu_mul, .gelu_mul = gelu_mul,
       .rms_norm = rms_norm, .span_norm = span_norm, .layer_norm = layer_norm, .rope = rope,
       .store_kv_f16 = store_kv_f16, .store_kv_f32 = store_kv_f32, .attention_f16 = attention_f16, .attention_f32 = attention_f32,
-      .row_stats = row_stats, .row_mass = row_mass, .row_argmax = row_argmax, .row_divide = row_divide, .row_keep = row_keep,
-      .row_count_above = row_count_above, .row_collect = row_collect, .row_gumbel = row_gumbel,
+      .row_stats = row_stats, .row_mass = row_mass, .row_argmax = row_argmax, .row_divide = row_divide, .row_keep = row_keep, .row_drop = row_drop,
+      .row_count_above = row_count_above, .row_collect = row_collect, .row_collect_ring = row_collect_ring, .row_gumbel = row_gumbel,
+      .row_mass_within = row_mass_within, .row_weights = row_weights, .row_moments = row_moments, .row_mask = row_mask, .row_bias_mask = row_bias_mask,
+      .row_finite = row_finite, .row_subtract = row_subtract, .row_blend = row_blend, .row_smooth = row_smooth,
+      .row_near_target = row_near_target,
   };
   return &k;
 }

@@ -8,6 +8,7 @@
 #include "kernels/rounding.h"
 #include "kernels/attention.h"
 #include "kernels/rows.h"
+#include "kernels/row_changes.h"
 #include "kernels/export.h"
 // clang-format on
 

@@ -76,8 +76,22 @@ static void row_divide(const float* x, int n, float by, float* y) {
   for (int i = 0; i < n; i += 16) store_logits(y, i, n, div(load_logits(x, i, n), splat(by)));
 }
 
-static void row_keep(const float* x, int n, float limit, float* y) {
-  for (int i = 0; i < n; i += 16) store_logits(y, i, n, replace_if_lt(load_logits(x, i, n), splat(limit), splat(kMinusInf)));
+static int row_keep(const float* x, int n, float limit, float* y) {
+  const F32 bound = splat(limit), counted = max(bound, splat(-3.402823466e38f)), removed = splat(kMinusInf);
+  int count = 0;
+  for (int i = 0; i < n; i += 16) {
+    F32 v = load_logits(x, i, n);
+    count += __builtin_popcount(ge_bits(v, counted) & valid_bits(i, n));
+    store_logits(y, i, n, replace_if_lt(v, bound, removed));
+  }
+  return count;
+}
+
+static void row_drop(const float* x, int n, float limit, float* y) {
+  for (int i = 0; i < n; i += 16) {
+    F32 v = load_logits(x, i, n);
+    store_logits(y, i, n, pick(ge_bits(v, splat(limit)), splat(kMinusInf), v));
+  }
 }
 
 static int row_count_above(const float* x, int n, float limit) {
@@ -99,6 +113,14 @@ FL_FN int collect(int begin, int end, int32_t* found, int capacity, int* next, c
 static int row_collect(const float* x, int begin, int end, float limit, int32_t* found, int capacity, int* next) {
   const F32 bound = splat(limit);
   return collect(begin, end, found, capacity, next, [&](int i) { return gt_bits(load_logits(x, i, end), bound); });
+}
+
+static int row_collect_ring(const float* x, int begin, int end, const RowRing& ring, int32_t* found, int capacity, int* next) {
+  const F32 a = splat(ring.outer_low), b = splat(ring.inner_low), c = splat(ring.inner_high), d = splat(ring.outer_high);
+  return collect(begin, end, found, capacity, next, [&](int i) {
+    F32 v = load_logits(x, i, end);
+    return (ge_bits(v, a) & ~ge_bits(v, b)) | (gt_bits(v, c) & ~gt_bits(v, d));
+  });
 }
 
 FL_FN I32 mix32(I32 x) {  // lowbias32: see reference_rows.py

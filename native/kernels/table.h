@@ -48,6 +48,16 @@ struct RowMass {
   double sum_exp;
 };
 
+struct RowMoments {
+  int count;
+  double sum, sum_of_squares;  // of x - shift, over x > -inf
+};
+
+// Logits between two intervals: outer_low <= x <= outer_high, without inner_low <= x <= inner_high.
+struct RowRing {
+  float outer_low, inner_low, inner_high, outer_high;
+};
+
 using TileFn = void (*)(const uint8_t* w, int n_in, const Activations& a, int row, int n_rows, float* out);
 
 struct Kernels {
@@ -86,12 +96,25 @@ struct Kernels {
   RowMass (*row_mass)(const float* x, int n, float max, float limit);  // of exp(x - max) over x >= limit
   int (*row_argmax)(const float* x, int n, bool* has_nan);
   void (*row_divide)(const float* x, int n, float by, float* y);
-  void (*row_keep)(const float* x, int n, float limit, float* y);  // y = x < limit ? -inf : x
+  int (*row_keep)(const float* x, int n, float limit, float* y);   // y = x < limit ? -inf : x; how many are > -inf
+  void (*row_drop)(const float* x, int n, float limit, float* y);  // y = x >= limit ? -inf : x
   int (*row_count_above)(const float* x, int n, float limit);
   // Indices in [begin, end) with x > limit, until `capacity` are found; *next is where to go on.
   int (*row_collect)(const float* x, int begin, int end, float limit, int32_t* found, int capacity, int* next);
+  int (*row_collect_ring)(const float* x, int begin, int end, const RowRing& ring, int32_t* found, int capacity, int* next);
   // Indices whose logit + noise may exceed `best`: see rows.h.
   int (*row_gumbel)(const float* x, int begin, int end, uint32_t k0, uint32_t k1, double best, int32_t* found, int capacity, int* next);
+  RowMass (*row_mass_within)(const float* x, int n, float max, float low, float high);  // of exp(x - max) over low <= x <= high
+  void (*row_weights)(const float* x, int n, float max, double* y);  // exp(x - max) for x - max from -700 to 0, to a few units in the last place
+  RowMoments (*row_moments)(const float* x, int n, float shift);
+  // One row to another; reference_logits.py says what each does. `bits` may lie at any address.
+  void (*row_mask)(const float* x, int n, const uint8_t* bits, float* y);
+  void (*row_bias_mask)(const float* x, int n, const uint8_t* bits, float amount, float* y);
+  void (*row_finite)(const float* x, int n, float* y);
+  void (*row_subtract)(const float* x, int n, double by, float* y);
+  void (*row_blend)(const float* a, const float* b, int n, float weight_a, float weight_b, float* y);
+  void (*row_smooth)(const float* x, int n, float max, float square, float cube, float* y);
+  void (*row_near_target)(const float* x, int n, float logsumexp, float target, float* y);
 };
 
 const Kernels* avx512_kernels();

@@ -79,6 +79,12 @@ FL_FN F32 replace_if_lt(F32 x, F32 limit, F32 by) {  // x < limit ? by : x; NaN 
   return {_mm256_blendv_ps(by.a, x.a, _mm256_cmp_ps(x.a, limit.a, _CMP_NLT_UQ)),
           _mm256_blendv_ps(by.b, x.b, _mm256_cmp_ps(x.b, limit.b, _CMP_NLT_UQ))};
 }
+FL_FN __m256 pick_8(uint32_t bits, __m256 x, __m256 y) {
+  const __m256i lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int32_t>(bits)), lanes), lanes);
+  return _mm256_blendv_ps(y, x, _mm256_castsi256_ps(set));
+}
+FL_FN F32 pick(uint32_t bits, F32 x, F32 y) { return {pick_8(bits, x.a, y.a), pick_8(bits >> 8, x.b, y.b)}; }  // bit i: lane i of x
 FL_FN F32 zero_if_lt(F32 x, F32 key, F32 limit) {
   return {_mm256_and_ps(x.a, _mm256_cmp_ps(key.a, limit.a, _CMP_NLT_UQ)),
           _mm256_and_ps(x.b, _mm256_cmp_ps(key.b, limit.b, _CMP_NLT_UQ))};

@@ -51,6 +51,7 @@ FL_FN uint32_t eq_bits(F32 a, F32 b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_O
 FL_FN F32 replace_if_lt(F32 x, F32 limit, F32 by) {  // x < limit ? by : x; NaN stays
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), by, x);
 }
+FL_FN F32 pick(uint32_t bits, F32 a, F32 b) { return _mm512_mask_blend_ps(static_cast<__mmask16>(bits), b, a); }  // bit i: lane i of a
 FL_FN F32 zero_if_lt(F32 x, F32 key, F32 limit) {  // key < limit ? 0 : x
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(key, limit, _CMP_NLT_UQ), x);
 }

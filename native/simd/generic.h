@@ -66,6 +66,10 @@ FL_FN F32 replace_if_lt(F32 x, const F32& limit, const F32& by) {  // x < limit 
   FL_EACH x.v[i] = x.v[i] < limit.v[i] ? by.v[i] : x.v[i];
   return x;
 }
+FL_FN F32 pick(uint32_t bits, F32 a, const F32& b) {  // bit i: lane i of a
+  FL_EACH a.v[i] = bits >> i & 1 ? a.v[i] : b.v[i];
+  return a;
+}
 FL_FN F32 zero_if_lt(F32 x, const F32& key, const F32& limit) {
   FL_EACH x.v[i] = key.v[i] < limit.v[i] ? 0.f : x.v[i];
   return x;

@@ -65,6 +65,11 @@ FL_FN F32 replace_if_lt(F32 x, F32 limit, F32 by) {  // x < limit ? by : x; NaN 
   FL_EACH x.q[i] = vbslq_f32(vcltq_f32(x.q[i], limit.q[i]), by.q[i], x.q[i]);
   return x;
 }
+FL_FN F32 pick(uint32_t bits, F32 a, F32 b) {  // bit i: lane i of a
+  const uint32x4_t lanes = {1, 2, 4, 8};
+  FL_EACH a.q[i] = vbslq_f32(vtstq_u32(vdupq_n_u32(bits >> (4 * i)), lanes), a.q[i], b.q[i]);
+  return a;
+}
 FL_FN F32 zero_if_lt(F32 x, F32 key, F32 limit) {
   FL_EACH x.q[i] = vbslq_f32(vcltq_f32(key.q[i], limit.q[i]), vdupq_n_f32(0.f), x.q[i]);
   return x;

@@ -147,6 +147,52 @@ void check_attention(const Kernels& k, const Kernels& g, bool half) {
   }
 }
 
+void check_row_changes(const Kernels& k, const Kernels& g, const std::vector<float>& x) {
+  const int n = static_cast<int>(x.size());
+  const RowRing ring{-4.f, -1.f, 1.f, 6.f};
+  auto read = [&](const Kernels& t) {
+    const RowMass m = t.row_mass_within(x.data(), n, 9.f, -3.f, 2.f);
+    const RowMoments s = t.row_moments(x.data(), n, 0.5f);
+    std::vector<int32_t> found(static_cast<size_t>(n) + 16);
+    int next = 0;
+    const int count = t.row_collect_ring(x.data(), 0, n, ring, found.data(), static_cast<int>(found.size()), &next);
+    std::vector<float> result{static_cast<float>(m.count), static_cast<float>(m.sum_exp), static_cast<float>(s.count), static_cast<float>(s.sum),
+                              static_cast<float>(s.sum_of_squares), static_cast<float>(count)};
+    result.insert(result.end(), found.begin(), found.begin() + count);
+    result.resize(static_cast<size_t>(n) + 6, -1.f);
+    return result;
+  };
+  same(k.name, "row sums", read(k), read(g), 1e-6f);
+  std::vector<uint8_t> bits(static_cast<size_t>(n) / 8 + 5);
+  for (uint8_t& b : bits) b = static_cast<uint8_t>(rng());
+  std::vector<float> odd = x, other = numbers(x.size());
+  odd[0] = NAN, odd[static_cast<size_t>(n) - 1] = INFINITY;
+  auto each = [&](const char* what, float tolerance, auto change) {
+    auto run = [&](const Kernels& t) {
+      std::vector<float> y(x.size());
+      change(t, y.data());
+      for (float& f : y) f = std::isinf(f) ? -1e3f : f;
+      return y;
+    };
+    same(k.name, what, run(k), run(g), tolerance);
+  };
+  each("row_drop", 0.f, [&](const Kernels& t, float* y) { t.row_drop(x.data(), n, 0.5f, y); });
+  each("row_mask", 0.f, [&](const Kernels& t, float* y) { t.row_mask(x.data(), n, bits.data() + 1, y); });
+  each("row_bias_mask", 0.f, [&](const Kernels& t, float* y) { t.row_bias_mask(x.data(), n, bits.data() + 1, 1.7f, y); });
+  each("row_finite", 0.f, [&](const Kernels& t, float* y) { t.row_finite(odd.data(), n, y); });
+  each("row_subtract", 0.f, [&](const Kernels& t, float* y) { t.row_subtract(x.data(), n, 3.1, y); });
+  each("row_blend", 0.f, [&](const Kernels& t, float* y) { t.row_blend(x.data(), other.data(), n, 1.5f, -0.5f, y); });
+  each("row_smooth", 0.f, [&](const Kernels& t, float* y) { t.row_smooth(x.data(), n, 16.f, 0.3f, 0.1f, y); });
+  each("row_near_target", 2e-6f, [&](const Kernels& t, float* y) { t.row_near_target(x.data(), n, 17.f, 0.4f, y); });
+  std::vector<float> low = x;
+  for (float& f : low) f = -std::fabs(std::isinf(f) ? 699.f : f);
+  each("row_weights", 1e-7f, [&](const Kernels& t, float* y) {
+    std::vector<double> w(x.size());
+    t.row_weights(low.data(), n, 0.f, w.data());
+    for (int i = 0; i < n; i++) y[i] = static_cast<float>(w[static_cast<size_t>(i)] / std::exp(static_cast<double>(low[static_cast<size_t>(i)])));
+  });
+}
+
 void check_rows(const Kernels& k, const Kernels& g) {
   for (int n : {1, 7, 16, 33, 5000}) {
     std::vector<float> x = numbers(static_cast<size_t>(n), 4.f);
@@ -183,6 +229,7 @@ void check_rows(const Kernels& k, const Kernels& g) {
       return y;
     };
     same(k.name, "row filters", kept(k), kept(g), 0.f);
+    check_row_changes(k, g, x);
   }
 }
 

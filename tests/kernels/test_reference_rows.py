@@ -106,20 +106,6 @@ def test_top_p_breaks_ties_by_lowest_id() -> None:
     assert values(ops.top_p(tensor([0, 2, 2, 0]), 0.01)) == [-INF, 2, -INF, -INF]
 
 
-@given(LOGITS, st.floats(0, 1))
-def test_min_p_keeps_what_is_probable_enough(logits: list[float], p: float) -> None:
-    result = values(ops.min_p(tensor(logits), p))
-    for x, kept in zip(logits, result, strict=True):
-        ratio = math.exp(x - max(logits))
-        if abs(ratio - p) > 1e-9:
-            assert kept == (x if ratio >= p else -INF)
-    assert max(result) == max(logits)
-
-
-def test_min_p_of_one_keeps_the_largest_and_its_ties() -> None:
-    assert values(ops.min_p(tensor([2, 5, 5, -1]), 1.0)) == [-INF, 5, 5, -INF]
-
-
 def test_temperature_divides() -> None:
     assert values(ops.temperature(tensor([2, -3, -INF]), 0.5)) == [4, -6, -INF]
     row = random_row(33, seed=1)
@@ -139,7 +125,6 @@ def test_repetition_penalty_counts_an_id_once() -> None:
         lambda row: ops.repetition_penalty(row, [0, 2], 2.0),
         lambda row: ops.top_k(row, 1),
         lambda row: ops.top_p(row, 0.1),
-        lambda row: ops.min_p(row, 0.9),
     ],
 )
 def test_processors_do_not_write_to_their_input(op: Callable[[Tensor], Tensor]) -> None:
@@ -165,8 +150,6 @@ def test_processors_do_not_write_to_their_input(op: Callable[[Tensor], Tensor]) 
         (lambda row: ops.top_p(row, 0.0), "above 0"),
         (lambda row: ops.top_p(row, 1.1), "at most 1"),
         (lambda row: ops.top_p(row, math.nan), "nan"),
-        (lambda row: ops.min_p(row, -0.1), "between 0 and 1"),
-        (lambda row: ops.min_p(row, 1.5), "between 0 and 1"),
         (lambda row: ops.top(row, -1), "at least 0"),
         (lambda row: ops.gather(row, [3]), "id 3"),
         (lambda row: ops.gather(row, [[0]]), "shape"),
@@ -226,7 +209,6 @@ PROCESSING = [
     lambda row: ops.repetition_penalty(row, [0, 1, 2], 1.2),
     lambda row: ops.top_k(row, 1),
     lambda row: ops.top_p(row, 0.5),
-    lambda row: ops.min_p(row, 0.5),
 ]
 
 
@@ -252,7 +234,7 @@ def test_a_row_without_tokens_has_no_choice() -> None:
     with pytest.raises(NumericError, match="no token is left: all 0"):
         ops.argmax(empty)
     assert ops.top(empty, 3) == ([], [])
-    for process in (lambda row: ops.top_k(row, 2), lambda row: ops.top_p(row, 0.5), lambda row: ops.min_p(row, 0.5)):
+    for process in (lambda row: ops.top_k(row, 2), lambda row: ops.top_p(row, 0.5)):
         assert process(empty).shape == (1, 0)
 
 

@@ -12,30 +12,7 @@ from hypothesis import strategies as st
 from fanlight.errors import KernelError, NumericError
 from fanlight.kernels import native as native_ops
 from fanlight.kernels import reference
-
-SIZES = [1, 2, 7, 15, 16, 17, 31, 33, 1000, 5003]
-
-
-def logits(n: int, seed: int, spread: float = 4.0, removed: float = 0.0, ties: bool = False) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    x = (rng.standard_normal(n) * spread).astype(np.float32)
-    if ties:
-        x = np.round(x)
-    x[rng.random(n) < removed] = -np.inf
-    x[rng.integers(n)] = 3.0  # one is always left
-    return x
-
-
-def both(native: Any, x: np.ndarray) -> tuple[Any, Any]:
-    return native.tensor(x.tobytes(), len(x)), reference.tensor(x.tobytes(), len(x))
-
-
-ROWS = [
-    (n, seed, spread, removed, ties)
-    for seed, n in enumerate(SIZES)
-    for spread in (0.01, 4.0)
-    for removed, ties in ((0.0, False), (0.5, True))
-]
+from kernels.rows import ROWS, both, logits
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
@@ -44,7 +21,6 @@ def test_filters_keep_the_same_tokens(native: Any, row: Any) -> None:
     for call in (
         *(lambda ops, r, k=k: ops.top_k(r, k) for k in (1, 2, 40, 5003, 10**6)),
         *(lambda ops, r, p=p: ops.top_p(r, p) for p in (1e-9, 0.1, 0.5, 0.93, 1.0)),
-        *(lambda ops, r, p=p: ops.min_p(r, p) for p in (0.0, 0.05, 0.5, 1.0)),
         *(lambda ops, r, t=t: ops.temperature(r, t) for t in (0.1, 0.7, 1.3)),
         lambda ops, r: ops.repetition_penalty(r, [0, row[0] - 1, 0, row[0] // 2], 1.3),
     ):
@@ -99,7 +75,6 @@ def test_any_row_is_filtered_alike(values: list[float], k: int, p: float) -> Non
     x = np.array([*values, 1.0], np.float32)
     row, row_r = both(native_ops, x)
     np.testing.assert_array_equal(native_ops.top_k(row, k).numpy(), reference.top_k(row_r, k).numpy())
-    np.testing.assert_array_equal(native_ops.min_p(row, p).numpy(), reference.min_p(row_r, p).numpy())
     assert native_ops.top(row, k) == reference.top(row_r, k)
     kept, kept_r = np.isfinite(native_ops.top_p(row, p).numpy()), np.isfinite(reference.top_p(row_r, p).numpy())
     if not np.array_equal(kept, kept_r):  # p exactly at a token's edge: a rounding of the total decides
@@ -117,7 +92,7 @@ def test_damaged_rows_raise_when_something_is_chosen(native: Any, bad: float, at
         for call in (ops.argmax, ops.stats, lambda r, ops=ops: ops.gumbel_argmax(r, 0, 0)):
             with pytest.raises(NumericError, match=r"NaN|inf"):
                 call(row)
-        for filtered in (ops.top_p(row, 0.5), ops.top_k(row, 3), ops.min_p(row, 0.5), ops.temperature(row, 2.0)):
+        for filtered in (ops.top_p(row, 0.5), ops.top_k(row, 3), ops.temperature(row, 2.0)):
             with pytest.raises(NumericError):
                 ops.argmax(filtered)
 
@@ -135,7 +110,6 @@ REFUSALS = {
     "p of zero": lambda ops, row: ops.top_p(row, 0.0),
     "p above one": lambda ops, row: ops.top_p(row, 1.1),
     "p that is NaN": lambda ops, row: ops.top_p(row, float("nan")),
-    "min_p negative": lambda ops, row: ops.min_p(row, -0.1),
     "temperature of zero": lambda ops, row: ops.temperature(row, 0.0),
     "temperature that is NaN": lambda ops, row: ops.temperature(row, float("nan")),
     "infinite penalty": lambda ops, row: ops.repetition_penalty(row, [0], float("inf")),

@@ -284,7 +284,8 @@ class Ops(Protocol):
         """
 
     # -- one logits row (1, V): what decoding is made of ------------------------------------------------------------
-    # A removed token has the logit -inf. No op writes to its input.
+    # A removed token has the logit -inf and stays removed. No op writes to its input. The order of tokens is that of `top`.
+    # Bits of tokens: bit i % 32 of the little-endian uint32 word i // 32 belongs to token i; the buffer may be longer.
 
     def row(self, x: Tensor, index: int) -> Tensor:
         """Row `index` as (1, columns), without a copy where possible: for the ops of this section."""
@@ -292,26 +293,14 @@ class Ops(Protocol):
     def argmax(self, row: Tensor) -> int:
         """The id of the largest logit; ties: lowest id."""
 
-    def temperature(self, row: Tensor, temperature: float) -> Tensor:
-        """logit / temperature."""
-
-    def repetition_penalty(self, row: Tensor, ids: Sequence[int], penalty: float) -> Tensor:
-        """For each distinct id: logit > 0 ? logit / penalty : logit * penalty. Source: Keskar et al. 2019 (CTRL)."""
-
-    def top_k(self, row: Tensor, k: int) -> Tensor:
-        """Remove tokens below the k-th largest logit; tokens equal to it stay. Source: Fan et al. 2018."""
-
-    def top_p(self, row: Tensor, p: float) -> Tensor:
-        """Keep the fewest tokens, most probable first (ties: lowest id), whose probabilities sum to >= p; at least one.
-
-        Source: Holtzman et al. 2019 (nucleus sampling).
-        """
-
-    def min_p(self, row: Tensor, p: float) -> Tensor:
-        """Remove tokens with a probability below p times the largest. Source: Nguyen et al. 2024."""
-
     def stats(self, row: Tensor) -> RowStats:
-        """Count, maximum, logsumexp and entropy of the row."""
+        """Count, maximum, logsumexp and entropy of the row. A second call for the same row costs nothing."""
+
+    def deviation(self, row: Tensor) -> float:
+        """Standard deviation of the logits left (divided by n, as llama.cpp does). A second call costs nothing.
+
+        What top-n-sigma measures with. Source: Tang et al. 2024 (arXiv 2411.07641).
+        """
 
     def top(self, row: Tensor, n: int) -> tuple[list[int], list[float]]:
         """Ids and logits of the n largest, descending; ties: lowest id first. Removed tokens are left out."""
@@ -322,13 +311,110 @@ class Ops(Protocol):
     def rank(self, row: Tensor, token: int) -> int:
         """How many tokens come before this one in the order of `top`: 0 for the arg max."""
 
+    # -- a row with other logits ------------------------------------------------------------------------------------
+
+    def temperature(self, row: Tensor, temperature: float) -> Tensor:
+        """logit / temperature."""
+
+    def repetition_penalty(self, row: Tensor, ids: Sequence[int], penalty: float) -> Tensor:
+        """For each distinct id: logit > 0 ? logit / penalty : logit * penalty. Source: Keskar et al. 2019 (CTRL)."""
+
+    def bias(self, row: Tensor, ids: Sequence[int], amounts: Sequence[float]) -> Tensor:
+        """logit + amount for each id, in float32; an id met twice gets both; an amount of -inf removes.
+
+        Both may be lists, or buffers of one axis: int32 or int64, and float32 or float64.
+        """
+
+    def bias_mask(self, row: Tensor, bits: Buffer, amount: float) -> Tensor:
+        """logit + amount for the tokens whose bit is set."""
+
+    def finite(self, row: Tensor) -> Tensor:
+        """NaN becomes 0, +inf the largest float32; -inf, a removed token, stays."""
+
+    def log_softmax(self, row: Tensor) -> Tensor:
+        """logit - logsumexp: the logarithms of the probabilities. NumericError as for `stats`."""
+
+    def blend(self, a: Tensor, b: Tensor, weight_a: float, weight_b: float) -> Tensor:
+        """weight_a * a + weight_b * b in float32, for tokens that are left in both; the others are removed."""
+
+    def smooth(self, row: Tensor, factor: float, curve: float = 1.0) -> Tensor:
+        """-k d^2 + s d^3 + max in float32, with d = logit - max, k = factor (3 - curve) / 2, s = factor (curve - 1) / 2.
+
+        Source: quadratic sampling, as text-generation-webui has it.
+        """
+
+    def near_target(self, row: Tensor, target: float) -> Tensor:
+        """5 - 10 d^2 / (1 + d) with d = |probability - target| / 0.3. NumericError as for `stats`.
+
+        Source: adaptive-p, llama.cpp PR 17927.
+        """
+
+    # -- a row with fewer tokens ------------------------------------------------------------------------------------
+    # At least the first `min_keep` tokens in the order stay, if so many are left. Probabilities are those of the tokens left.
+
+    def top_k(self, row: Tensor, k: int) -> Tensor:
+        """Remove tokens below the k-th largest logit; tokens equal to it stay. Source: Fan et al. 2018."""
+
+    def top_p(self, row: Tensor, p: float, min_keep: int = 1) -> Tensor:
+        """Keep the fewest tokens, in the order, whose probabilities sum to >= p; p of 1 removes nothing.
+
+        Source: Holtzman et al. 2019 (nucleus sampling).
+        """
+
+    def keep_above(self, row: Tensor, limit: float, min_keep: int = 1) -> Tensor:
+        """Remove tokens with float64(logit) < limit; where fewer than min_keep would stay, the first min_keep stay."""
+
+    def drop_above(self, row: Tensor, limit: float) -> Tensor:
+        """Of the tokens with float64(logit) >= limit, remove all but the last in the order.
+
+        Source: exclude top choices (p-e-w 2024), which calls it by chance.
+        """
+
+    def typical_p(self, row: Tensor, mass: float, min_keep: int = 1) -> Tensor:
+        """Keep the fewest tokens, by |-log p - entropy| ascending (ties: lowest id), whose probabilities sum to >= mass.
+
+        min_keep counts in this order; a mass of 1 removes nothing. Source: Meister et al. 2022 (locally typical sampling).
+        """
+
+    def tail_free(self, row: Tensor, z: float, min_keep: int = 1) -> Tensor:
+        """Cut the sorted probabilities where they have spent a share z of their curvature: see `reference_filters`.
+
+        Source: Phénix 2019 (tail free sampling), as llama.cpp had it.
+        """
+
+    def top_h(self, row: Tensor, h: float, min_keep: int = 1) -> Tensor:
+        """Keep tokens, in the order, while their terms -p log p sum to at most h times the entropy; the first always.
+
+        Of the first 100 tokens, as in transformers: the others are removed. Source: Potraghloo et al. 2025 (Top-H).
+        """
+
+    def keep(self, row: Tensor, ids: Sequence[int]) -> Tensor:
+        """Remove all but these ids, of which there must be one; ids as for `bias`."""
+
+    def mask(self, row: Tensor, bits: Buffer) -> Tensor:
+        """Remove the tokens whose bit is not set."""
+
+    # -- chance -----------------------------------------------------------------------------------------------------
+
     def gumbel(self, seed: int, position: int, ids: Sequence[int]) -> list[float]:
-        """Standard Gumbel noise of these tokens: a function of (seed, position, token), see `reference`."""
+        """Standard Gumbel noise of these tokens: a function of (seed, position, token), see `reference_rows`."""
 
     def gumbel_argmax(self, row: Tensor, seed: int, position: int) -> tuple[int, float]:
         """arg max of logit + noise over the tokens left, and that sum: an exact draw from softmax(row).
 
         Source: Gumbel 1954; Maddison et al. 2014.
+        """
+
+    def gumbel_top(self, row: Tensor, seed: int, position: int, n: int) -> tuple[list[int], list[float]]:
+        """The n tokens with the largest logit + noise, descending, and those sums; fewer where fewer are left.
+
+        A draw of n tokens without replacement, the first of them that of `gumbel_argmax`. Source: Kool et al. 2019.
+        """
+
+    def green_list(self, seed: int, n_vocab: int, n_green: int) -> bytes:
+        """Bits of the first n_green entries of PyTorch's `randperm(n_vocab)` with this seed on the CPU, for `bias_mask`.
+
+        Only the low 32 bits of the seed count. Source: Kirchenbauer et al. 2023 (watermarks); see `mersenne`.
         """
 
     # -- threads ----------------------------------------------------------------------------------------------------
