@@ -1,4 +1,4 @@
-"""A decoder without weights, and a KV pool that remembers ids. In: ids. Out: logits that depend on every earlier id.
+"""A decoder without weights, and a KV pool that remembers ids. In: ids. Out: logits and states that depend on every earlier id.
 
 The pool stores token ids where a real one stores keys and values. `forward` writes its ids there and reads the whole
 history back through the pages, so a wrong page, position or length changes the logits, or is caught here.
@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fanlight.kernels import reference_rows
+from fanlight.kernels import reference, reference_rows
 from fanlight.kernels.reference_tensor import Tensor
-from fanlight.models.base import DecoderConfig
+from fanlight.models.base import FINAL, DecoderConfig, Watch
 
 if TYPE_CHECKING:
     from fanlight.kernels.ops import KVBatch, KVPool, Ops
 
 N_VOCAB = 258  # the bytes and two special tokens, to fit ByteTokenizer
 UNWRITTEN = -1
+LEFT_EARLY = -2  # minus the id: what a pass wrote that did not go through all layers
+N_LAYER, N_EMBD = 3, 4
 
 LogitsOf = Callable[[Sequence[int]], NDArray[np.float32]]
 
@@ -33,6 +35,11 @@ def hashed_logits(history: Sequence[int], n_vocab: int = N_VOCAB, spread: float 
     uniform = reference_rows.uniform(state, len(history), np.arange(n_vocab))
     logits: NDArray[np.float32] = (spread * np.log(uniform / (1 - uniform))).astype(np.float32)
     return logits
+
+
+def hashed_state(history: Sequence[int], layer: int | str, n_embd: int = N_EMBD) -> NDArray[np.float32]:
+    """A pseudo-random state (n_embd,), another one for every history and layer."""
+    return hashed_logits([*history, N_LAYER + 1 if layer == FINAL else int(layer)], n_embd, 1.0)
 
 
 def scripted_logits(prompt_length: int, script: Sequence[int], n_vocab: int = N_VOCAB) -> LogitsOf:
@@ -87,8 +94,13 @@ class FakePool:
         """The rows, after checks that the pages are this sequence's alone."""
         assert len(tables) == len(starts) == len(counts) > 0
         every_page = [page for table in tables for page in table]
-        assert len(set(every_page)) == len(every_page), "two sequences share a page"
         assert set(every_page) <= self.in_use, "a page is used after its release"
+        written = [
+            table[at]
+            for table, start, count in zip(tables, starts, counts, strict=True)
+            for at in range(start // self.page_tokens, (start + count - 1) // self.page_tokens + 1)
+        ]
+        assert all(every_page.count(page) == 1 for page in written), "a page is written that two sequences share"
         places = []
         for table, start, count in zip(tables, starts, counts, strict=True):
             assert count > 0
@@ -109,16 +121,20 @@ class FakeBatch(NamedTuple):
 
 
 class FakeOps:
-    """The reference ops on rows."""
+    """The reference ops."""
 
     name = "fake"
 
     def __getattr__(self, op: str) -> Any:
-        return getattr(reference_rows, op)
+        return getattr(reference, op)
 
 
 class FakeDecoder:
-    """Logits as `logits_of` gives them for the ids that the cache holds."""
+    """Logits as `logits_of` gives them for the ids that the cache holds; near them, if the pass leaves early.
+
+    States are those of `hashed_state`, and no relatives of the logits. Of positions that a pass left early, the cache knows
+    it: a deeper pass that reads one was not made to compute it again, and fails.
+    """
 
     def __init__(
         self,
@@ -127,13 +143,14 @@ class FakeDecoder:
         page_tokens: int = 4,
         n_vocab: int = N_VOCAB,
         logits_of: LogitsOf | None = None,
+        early_spread: float = 0.5,
     ) -> None:
         self.config = DecoderConfig(
             model_type="fake",
-            n_layer=1,
+            n_layer=N_LAYER,
             n_head=1,
             n_kv_head=1,
-            n_embd=1,
+            n_embd=N_EMBD,
             head_dim=1,
             n_ffn=1,
             n_vocab=n_vocab,
@@ -143,6 +160,7 @@ class FakeDecoder:
         self.ops = cast("Ops", FakeOps())
         self.pool = FakePool(page_tokens)  # of the engine made last
         self.logits_of: LogitsOf = logits_of or (lambda history: hashed_logits(history, n_vocab))
+        self.early_spread = early_spread  # how far the logits of an early exit are from the others
         self.passes: list[tuple[list[int], list[int]]] = []  # (ids, logit_rows) of every forward
         self.fail_at: int | None = None  # the pass that raises, counted from 0
 
@@ -150,21 +168,48 @@ class FakeDecoder:
         self.pool = FakePool(self.pool.page_tokens)
         return self.pool
 
-    def forward(self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int]) -> Tensor:
+    def forward(
+        self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int], watch: Watch | None = None
+    ) -> Tensor:
         fake = cast("FakeBatch", batch)
         self.passes.append((list(ids), list(logit_rows)))
         if self.fail_at == len(self.passes) - 1:
             raise RuntimeError("the fake decoder fails as told")
         assert len(ids) == fake.n_rows
+        depth = N_LAYER if watch is None else watch.depth(N_LAYER)
         for token, (table, position) in zip(ids, fake.places, strict=True):
-            self._page(fake, table, position)[position % fake.pool.page_tokens] = token
+            entry = token if depth == N_LAYER else LEFT_EARLY - token
+            self._page(fake, table, position)[position % fake.pool.page_tokens] = entry
         rows = np.zeros((len(logit_rows), self.config.n_vocab), np.float32)
         for i, row in enumerate(logit_rows):
-            table, last = fake.places[row]
-            rows[i] = self.logits_of(
-                [self._page(fake, table, position)[position % fake.pool.page_tokens] for position in range(last + 1)]
-            )
+            history = self._history(fake, row, depth)
+            rows[i] = self.logits_of(history)
+            if depth < N_LAYER:
+                rows[i] += hashed_logits([*history, depth], self.config.n_vocab, self.early_spread)
+        if watch is not None:
+            kept = watch.kept_rows(logit_rows)
+            histories = [self._history(fake, row, depth) for row in kept]
+            names: list[int | str] = [*watch.layers, *([FINAL] if watch.final else [])]
+            watch.states = {
+                name: Tensor(np.array([hashed_state(h, name) for h in histories], np.float32).reshape(-1, N_EMBD))
+                for name in names
+            }
         return Tensor(rows)
+
+    def read_out(self, x: Tensor, *, norm: bool = True) -> Tensor:
+        """A fixed projection; the norm subtracts the mean."""
+        states = x.numpy()
+        states = states - states.mean(axis=1, keepdims=True) if norm else states
+        columns = [hashed_logits([i], N_EMBD, 1.0) for i in range(self.config.n_vocab)]
+        return Tensor(np.ascontiguousarray(states @ np.stack(columns, axis=1)))
+
+    def _history(self, fake: FakeBatch, row: int, depth: int) -> list[int]:
+        """The ids of a row's sequence up to it."""
+        table, last = fake.places[row]
+        size = fake.pool.page_tokens
+        entries = [self._page(fake, table, position)[position % size] for position in range(last + 1)]
+        assert depth < N_LAYER or min(entries) > LEFT_EARLY, "a pass through all layers reads what one left early wrote"
+        return [LEFT_EARLY - entry if entry <= LEFT_EARLY else entry for entry in entries]
 
     def _page(self, batch: FakeBatch, table: list[int], position: int) -> list[int]:
         return batch.pool.pages[table[position // batch.pool.page_tokens]]

@@ -6,14 +6,15 @@ reading a checkpoint, describing it and writing it in the other format all follo
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fanlight.errors import CheckpointError, OptionError
-from fanlight.kernels.ops import KVPool, Linear, Ops, Rope
-from fanlight.models.base import Decoder, DecoderConfig
+from fanlight.kernels.ops import KVBatch, KVPool, Linear, Ops, Rope, Tensor
+from fanlight.models.base import FINAL, Decoder, DecoderConfig, Watch
 from fanlight.models.encoder import BidirectionalEncoder, EncoderConfig
 from fanlight.models.fields import HF_ACTIVATIONS, Fields
 from fanlight.models.rope import RopeConfig, rope_from_gguf, rope_from_hf
@@ -273,8 +274,14 @@ def _checked(c: DecoderConfig, path: str) -> DecoderConfig:
     return c
 
 
-class DecoderBase:
-    """What all decoders share: configuration, ops, the embedding and the head, and the shape of their KV pool."""
+class DecoderBase(ABC):
+    """What all decoders share: the way from ids through the blocks to logits, and the shape of their KV pool.
+
+    An architecture says what the way is made of: `embedded`, `through` one block, `normed`, and `logits` where they are more
+    than the head's product.
+    """
+
+    head: Linear
 
     def __init__(self, config: DecoderConfig, weights: Weights) -> None:
         self.config = config
@@ -285,6 +292,52 @@ class DecoderBase:
     def new_pool(self) -> KVPool:
         """An empty KV pool of this model's shape."""
         return self.ops.kv_pool(self.config.n_layer, self.config.n_kv_head, self.config.head_dim, self.cache_dtype)
+
+    def forward(
+        self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int], watch: Watch | None = None
+    ) -> Tensor:
+        """See `models.base.Decoder`."""
+        n_layer, rows = self.config.n_layer, logit_rows  # rows: what the last block has to make
+        take = self.ops.take_rows
+        if watch is not None:
+            n_layer, kept = watch.depth(n_layer), watch.kept_rows(logit_rows)
+            watch.states = {}
+            if watch.final or n_layer in watch.layers:
+                rows = list(dict.fromkeys((*logit_rows, *kept)))
+        x = self.embedded(ids, batch)  # (T, E)
+        for layer in range(n_layer):
+            if watch is not None and layer in watch.layers:
+                watch.states[layer] = take(x, kept)
+            x = self.through(layer, x, batch, rows if layer == n_layer - 1 else None)
+        h = self.normed(x)  # (len(rows), E)
+        if watch is not None and rows is not logit_rows:
+            place = {row: i for i, row in enumerate(rows)}
+            if n_layer in watch.layers:
+                watch.states[n_layer] = take(x, [place[row] for row in kept])
+            if watch.final:
+                watch.states[FINAL] = take(h, [place[row] for row in kept])
+            h = take(h, [place[row] for row in logit_rows])
+        return self.logits(h)  # (len(logit_rows), V)
+
+    def read_out(self, x: Tensor, *, norm: bool = True) -> Tensor:
+        """See `models.base.Decoder`."""
+        return self.logits(self.normed(x) if norm else x)
+
+    @abstractmethod
+    def embedded(self, ids: Sequence[int], batch: KVBatch) -> Tensor:
+        """What the first block reads: (T, E)."""
+
+    @abstractmethod
+    def through(self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None = None) -> Tensor:
+        """One block: (T, E) -> (T, E). Keys and values of all rows are stored; rows: only these are read from there on."""
+
+    @abstractmethod
+    def normed(self, x: Tensor) -> Tensor:
+        """The final norm: (T, E) -> (T, E)."""
+
+    def logits(self, h: Tensor) -> Tensor:
+        """What the head makes of normed states: (T, E) -> (T, V)."""
+        return self.ops.linear(h, self.head)
 
     def linears(self) -> Sequence[Linear]:
         """Every matrix that a decode step reads."""

@@ -1,13 +1,20 @@
-"""What the engine needs of a decoder. Any architecture, or a fake in a test, that has these is one."""
+"""What the engine needs of a decoder. Any architecture, or a fake in a test, that has these is one.
+
+A pass is looked into, or left early, by a `Watch`; without one it costs nothing.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from fanlight.errors import OptionError
 from fanlight.kernels.ops import KVBatch, KVPool, Ops, Tensor
 from fanlight.models.rope import RopeConfig
+
+FINAL = "final"
+"""The key in `Watch.states` of the states that the head reads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +71,43 @@ class DecoderConfig:
         return self.rope_layers[layer] if self.rope_layers else True
 
 
+@dataclass(slots=True, kw_only=True)
+class Watch:
+    """What a forward pass is to keep, and where it is to end; afterwards, what it kept. A row's bits are the same with one."""
+
+    layers: tuple[int, ...] = ()
+    """Keep the residual stream after so many blocks: 0 is the embedding, the last one stands before the final norm."""
+    rows: Sequence[int] | None = None
+    """Of these rows of the pass; None: those whose logits are wanted."""
+    final: bool = False
+    """Keep the states after the final norm, of which the head makes logits."""
+    n_layer: int | None = None
+    """Leave after so many blocks: logits are then those that the final norm and the head make of that layer, and the cache gets
+    keys and values of these layers alone. The caller cuts such positions off and computes them again. None: all blocks.
+    """
+    states: dict[int | str, Tensor] = field(default_factory=dict)
+    """What was kept, (len(rows), n_embd) each: by the number of blocks before it, and FINAL."""
+
+    def depth(self, n_layer: int) -> int:
+        """How many blocks the pass has in a decoder of n_layer. Errors: OptionError for a layer that it does not have."""
+        depth = n_layer if self.n_layer is None else self.n_layer
+        if not 1 <= depth <= n_layer:
+            raise OptionError(
+                f"a pass cannot be left after {depth} layers; this model has {n_layer}: give a number from 1 to {n_layer}"
+            )
+        for layer in self.layers:
+            if not 0 <= layer <= depth:
+                raise OptionError(
+                    f"there are no states of layer {layer} in a pass of {depth} layers; "
+                    f"give numbers from 0 (the embedding) to {depth}"
+                )
+        return depth
+
+    def kept_rows(self, logit_rows: Sequence[int]) -> Sequence[int]:
+        """`rows`, spelled out."""
+        return logit_rows if self.rows is None else self.rows
+
+
 class Decoder(Protocol):
     """Immutable; shared by every request. The KV cache belongs to the caller."""
 
@@ -76,5 +120,13 @@ class Decoder(Protocol):
     def new_pool(self) -> KVPool:
         """An empty KV pool of this model's shape."""
 
-    def forward(self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int]) -> Tensor:
-        """Append `ids` (T of them, laid out as `batch` says) to the cache; logits of the rows named: (len(logit_rows), n_vocab)."""
+    def forward(
+        self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int], watch: Watch | None = None
+    ) -> Tensor:
+        """Append `ids` (T of them, laid out as `batch` says) to the cache; logits of the rows named: (len(logit_rows), n_vocab).
+
+        watch: what else to keep, and where to leave; its states are replaced. Errors: OptionError for layers out of range.
+        """
+
+    def read_out(self, x: Tensor, *, norm: bool = True) -> Tensor:
+        """The logits that states of any layer stand for: (T, n_embd) -> (T, n_vocab). norm false: of FINAL states."""

@@ -185,23 +185,27 @@ class Gemma2(llama.Llama):
 
     block = Block
 
-    def forward(self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int]) -> Tensor:
-        """See `models.base.Decoder`."""
-        ops, c = self.ops, self.config
-        linear, rms_norm, attention, eps = ops.linear, ops.rms_norm, ops.attention, c.norm_eps
-        x = ops.scale(ops.embed(self.embed, ids), c.embed_scale)  # (T, E)
-        for layer, b in enumerate(self.blocks):
-            assert isinstance(b, Block)
-            h = rms_norm(x, b.attn_norm, eps)
-            q = ops.store_kv(self.qkv(h, b), batch, layer, self.ropes[layer])  # (T, E) -> (T, H * D)
-            if layer == c.n_layer - 1:  # from here on only the rows whose logits are wanted are read
-                x, q, batch = ops.take_rows(x, logit_rows), ops.take_rows(q, logit_rows), batch.take(logit_rows)
-            h = linear(attention(q, batch, layer, self.scale, b.window, c.attn_softcap), b.w_o)
-            x = ops.add(x, rms_norm(h, b.attn_post_norm, eps))  # x + norm(attend(norm(x)))
-            h = linear(linear(rms_norm(x, b.mlp_norm, eps), b.w_gate_up), b.w_down)
-            x = ops.add(x, rms_norm(h, b.mlp_post_norm, eps))  # x + norm(mlp(norm(x)))
-        logits = linear(rms_norm(x, self.norm, eps), self.head)  # (len(logit_rows), V)
-        return ops.softcap(logits, c.logit_softcap) if c.logit_softcap else logits
+    def embedded(self, ids: Sequence[int], batch: KVBatch) -> Tensor:
+        """See `DecoderBase`, here and below."""
+        return self.ops.scale(super().embedded(ids, batch), self.config.embed_scale)  # (T, E)
+
+    def through(self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None = None) -> Tensor:
+        """Attention, then the feed-forward network, each between two norms."""
+        ops, b, c, eps = self.ops, self.blocks[layer], self.config, self.config.norm_eps
+        assert isinstance(b, Block)
+        h = ops.rms_norm(x, b.attn_norm, eps)
+        q = ops.store_kv(self.qkv(h, b), batch, layer, self.ropes[layer])  # (T, E) -> (T, H * D)
+        if rows is not None:  # from here on only these are read
+            x, q, batch = ops.take_rows(x, rows), ops.take_rows(q, rows), batch.take(rows)
+        h = ops.linear(ops.attention(q, batch, layer, self.scale, b.window, c.attn_softcap), b.w_o)
+        x = ops.add(x, ops.rms_norm(h, b.attn_post_norm, eps))  # x + norm(attend(norm(x)))
+        h = ops.linear(ops.linear(ops.rms_norm(x, b.mlp_norm, eps), b.w_gate_up), b.w_down)
+        return ops.add(x, ops.rms_norm(h, b.mlp_post_norm, eps))  # x + norm(mlp(norm(x)))
+
+    def logits(self, h: Tensor) -> Tensor:
+        """What the head makes of normed states, capped."""
+        cap = self.config.logit_softcap
+        return self.ops.softcap(super().logits(h), cap) if cap else super().logits(h)
 
 
 ARCHITECTURE = Architecture(

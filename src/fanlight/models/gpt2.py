@@ -123,20 +123,24 @@ class GPT2(DecoderBase):
         self.head = self.embed if c.tied_head else weights.matrix([Slot("head", c.n_vocab)], c.n_embd)
         self.scale = c.head_dim**-0.5
 
-    def forward(self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int]) -> Tensor:
-        """See `models.base.Decoder`."""
-        ops, c = self.ops, self.config
-        x = ops.add(ops.embed(self.embed, ids), ops.embed(self.positions, batch.positions))  # (T, E)
-        for layer, b in enumerate(self.blocks):
-            h = ops.layer_norm(x, b.attn_norm, b.attn_norm_bias, c.norm_eps)
-            q = ops.store_kv(ops.linear(h, b.w_qkv), batch, layer, None)  # (T, E) -> (T, H * D)
-            if layer == c.n_layer - 1:  # from here on only the rows whose logits are wanted are read
-                x, q, batch = ops.take_rows(x, logit_rows), ops.take_rows(q, logit_rows), batch.take(logit_rows)
-            x = ops.linear(ops.attention(q, batch, layer, self.scale), b.w_o, x)  # x + attend(norm(x))
-            h = ops.layer_norm(x, b.mlp_norm, b.mlp_norm_bias, c.norm_eps)
-            x = ops.linear(ops.linear(h, b.w_up), b.w_down, x)  # x + mlp(norm(x))
-        x = ops.layer_norm(x, self.norm, self.norm_bias, c.norm_eps)
-        return ops.linear(x, self.head)  # (len(logit_rows), V)
+    def embedded(self, ids: Sequence[int], batch: KVBatch) -> Tensor:
+        """See `DecoderBase`, here and below."""
+        return self.ops.add(self.ops.embed(self.embed, ids), self.ops.embed(self.positions, batch.positions))  # (T, E)
+
+    def through(self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None = None) -> Tensor:
+        """Attention, then the feed-forward network."""
+        ops, b, eps = self.ops, self.blocks[layer], self.config.norm_eps
+        h = ops.layer_norm(x, b.attn_norm, b.attn_norm_bias, eps)
+        q = ops.store_kv(ops.linear(h, b.w_qkv), batch, layer, None)  # (T, E) -> (T, H * D)
+        if rows is not None:  # from here on only these are read
+            x, q, batch = ops.take_rows(x, rows), ops.take_rows(q, rows), batch.take(rows)
+        x = ops.linear(ops.attention(q, batch, layer, self.scale), b.w_o, x)  # x + attend(norm(x))
+        h = ops.layer_norm(x, b.mlp_norm, b.mlp_norm_bias, eps)
+        return ops.linear(ops.linear(h, b.w_up), b.w_down, x)  # x + mlp(norm(x))
+
+    def normed(self, x: Tensor) -> Tensor:
+        """The final norm."""
+        return self.ops.layer_norm(x, self.norm, self.norm_bias, self.config.norm_eps)
 
 
 ARCHITECTURE = Architecture(

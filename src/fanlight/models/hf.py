@@ -18,15 +18,18 @@ import os
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 from fanlight.errors import CheckpointError, KernelError, MissingExtra, OptionError
 from fanlight.kernels.ops import KVBatch, KVPool, Ops, Tensor
+from fanlight.models.base import FINAL, Watch
 from fanlight.models.hf_files import DTYPES, account, check_kind, config_of, one_line, read_folder
 from fanlight.models.hf_pool import History, IdBatch, IdPool, Memo
+from fanlight.models.hf_states import Anatomy
 from fanlight.models.weights import LoadReport
 
 PIECE = 512
@@ -48,6 +51,18 @@ def load_hf(
     """Read a Hugging Face folder with transformers. See `HFDecoder`."""
     decoder = HFDecoder(path, ops=ops, device=device, dtype=dtype)
     return decoder, decoder.report
+
+
+@dataclass(slots=True, kw_only=True)
+class Look:
+    """The states that are wanted of one sequence, and those found."""
+
+    names: Sequence[int | str]
+    """Of `Watch.states`."""
+    positions: Sequence[int]
+    """Ascending."""
+    states: dict[tuple[int | str, int], Any] = field(default_factory=dict)
+    """By name and position: (n_embd,)."""
 
 
 class HFDecoder:
@@ -80,6 +95,7 @@ class HFDecoder:
             self._accepts = inspect.signature(self.model.forward).parameters
             self._cache_name = next((name for name in CACHE_NAMES if name in self._accepts), None)
             self._lock = threading.Lock()  # some models keep rotary angles that grow with the sequence
+            self._anatomy_found: Anatomy | None = None
             n_vocab = self._probe(where)
         self.config = config_of(self.model, n_vocab)
         account(self.report, self.model, self.config.model_type)
@@ -88,45 +104,104 @@ class HFDecoder:
         """An empty pool of ids. A page counts the bytes that this model's cache takes for as many tokens."""
         return IdPool(*self._cache_bytes)
 
-    def forward(self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int]) -> Tensor:
-        """See `models.base.Decoder`. A prompt may be computed as late as its logits are wanted."""
-        import numpy as np
+    def forward(
+        self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int], watch: Watch | None = None
+    ) -> Tensor:
+        """See `models.base.Decoder`. A prompt may be computed as late as its logits, or its states, are wanted.
 
+        Errors: OptionError for a pass that is to be left early, and for states that this model does not show.
+        """
         rows = cast("IdBatch", batch)
         if len(ids) != rows.n_rows:
             raise KernelError(f"forward: {len(ids)} ids for a batch of {rows.n_rows} rows")
+        names: Sequence[int | str] = ()
+        kept: Sequence[int] = ()
+        if watch is not None:
+            names, watch.states = self._names(watch), {}
+            kept = watch.kept_rows(logit_rows) if names else ()
+        for row in (*logit_rows, *kept):
+            if not 0 <= row < rows.n_rows:
+                raise KernelError(f"forward: row {row} is outside 0 to {rows.n_rows - 1}")
         found: dict[int, Any] = {}
+        states: dict[int | str, dict[int, Any]] = {name: {} for name in names}
         for table, start, first, end in rows.sequences():
-            wanted = sorted(start + row - first for row in set(logit_rows) if first <= row < end)
-            logits = self._advance(rows.pool, table, start, ids[first:end], wanted)
+            wanted, watched = (
+                sorted(start + row - first for row in set(some) if first <= row < end) for some in (logit_rows, kept)
+            )
+            look = Look(names=names, positions=watched) if watched else None
+            logits = self._advance(rows.pool, table, start, ids[first:end], wanted, look)
             found.update((first + position - start, row) for position, row in logits.items())
-        values = np.empty((len(logit_rows), self.config.n_vocab), np.float32)
-        for i, row in enumerate(logit_rows):
+            for (name, position), state in look.states.items() if look else ():
+                states[name][first + position - start] = state
+        if watch is not None:
+            for name, of_rows in states.items():  # FINAL ones are narrower where a projection follows the norm
+                width = len(next(iter(of_rows.values()))) if of_rows else self.config.n_embd
+                watch.states[name] = self._tensor(of_rows, kept, width)
+        return self._tensor(found, logit_rows, self.config.n_vocab)
+
+    def read_out(self, x: Tensor, *, norm: bool = True) -> Tensor:
+        """See `models.base.Decoder`. Errors: OptionError where the model's final norm or its head cannot be told."""
+        with self._lock:
+            logits = self._anatomy.read_out(self._torch.from_numpy(x.numpy()), norm).cpu().numpy()
+        return self.ops.tensor(logits.tobytes(), self.config.n_vocab)
+
+    def _names(self, watch: Watch) -> list[int | str]:
+        """The states to keep. Errors: OptionError for what cannot be had."""
+        if watch.depth(self.config.n_layer) < self.config.n_layer:
+            raise OptionError(
+                f"assistant_early_exit {watch.n_layer}: a model that transformers runs cannot be left after some of its "
+                "layers; take an assistant model instead, or the native backend"
+            )
+        if watch.layers or watch.final:
+            with self._lock:
+                self._anatomy.check(watch.layers, watch.final)
+        return [*dict.fromkeys(watch.layers), *([FINAL] if watch.final else [])]
+
+    @property
+    def _anatomy(self) -> Anatomy:
+        """Found when it is asked for; the caller holds the lock."""
+        if self._anatomy_found is None:
+            with _quiet(self._transformers):
+                self._anatomy_found = Anatomy(self._torch, self.model, self.config.n_layer)
+        return self._anatomy_found
+
+    def _tensor(self, found: dict[int, Any], rows: Sequence[int], n_columns: int) -> Tensor:
+        import numpy as np
+
+        values = np.empty((len(rows), n_columns), np.float32)
+        for i, row in enumerate(rows):
             values[i] = found[row]
-        return self.ops.tensor(values.tobytes(), self.config.n_vocab)
+        return self.ops.tensor(values.tobytes(), n_columns)
 
     # -- one sequence -------------------------------------------------------------------------------------------------
 
     def _advance(
-        self, pool: IdPool, table: Sequence[int], start: int, ids: Sequence[int], wanted: Sequence[int]
+        self,
+        pool: IdPool,
+        table: Sequence[int],
+        start: int,
+        ids: Sequence[int],
+        wanted: Sequence[int],
+        look: Look | None = None,
     ) -> dict[int, Any]:
-        """Append ids to a sequence; logits of the positions wanted."""
+        """Append ids to a sequence; logits of the positions wanted, and into `look` the states that it wants."""
         history = pool.read(table, start)
         history.append(ids)
-        new_cuts = self._new_cuts(history.last_cut(start), len(history), bool(wanted))
+        needed = sorted((*wanted, *(look.positions if look else ())))
+        new_cuts = self._new_cuts(history.last_cut(start), len(history), bool(needed))
         for end in new_cuts:
             history.cut(end)
         pool.write(table, history, start)
-        if not wanted and not new_cuts:
+        if not needed and not new_cuts:
             return {}
         if not self._has_cache:
-            return self._call(history, 0, len(history), None, wanted)[0]
-        ready = history.last_cut(wanted[0] if wanted else len(history))  # the state to begin with
+            return self._call(history, 0, len(history), None, wanted, look)[0]
+        ready = history.last_cut(needed[0] if needed else len(history))  # the state to begin with
         state, at = self._state_near(pool, history, ready)
         logits: dict[int, Any] = {}
         for end in history.cuts(at):
             of_piece = [position for position in wanted if at <= position < end]
-            new, state = self._call(history, at, end, state, of_piece)
+            new, state = self._call(history, at, end, state, of_piece, look)
             logits.update(new)
             at = end
         if at:
@@ -172,10 +247,11 @@ class HFDecoder:
         return state
 
     def _call(
-        self, history: History, start: int, end: int, state: Any, wanted: Sequence[int]
+        self, history: History, start: int, end: int, state: Any, wanted: Sequence[int], look: Look | None = None
     ) -> tuple[dict[int, Any], Any]:
         """Positions start to end - 1 through the model: logits of those wanted, and the state after them."""
         n = end - start
+        watched = [position for position in look.positions if start <= position < end] if look else []
         options: dict[str, Any] = {}
         if self._cache_name:
             options[self._cache_name] = state
@@ -184,9 +260,18 @@ class HFDecoder:
         n_kept = n
         if "logits_to_keep" in self._accepts:
             n_kept = options["logits_to_keep"] = end - wanted[0] if wanted else 1
+        if watched:
+            options["output_hidden_states"] = True
+        states: dict[int | str, Any] = {}
         with self._lock, self._torch.inference_mode():
             ids = self._torch.tensor([history.ids(start, end)], device=self.device)
-            result = self.model(input_ids=ids, return_dict=True, **options)
+            with self._anatomy.states_of_pass(states) if watched else nullcontext():
+                result = self.model(input_ids=ids, return_dict=True, **options)
+            if look and watched:
+                self._anatomy.name_states(result["hidden_states"], states)
+                for name in look.names:
+                    kept = states[name][0, [position - start for position in watched]].float().cpu().numpy()
+                    look.states.update(((name, position), row) for position, row in zip(watched, kept, strict=True))
             rows = result["logits"][0, [position - end + n_kept for position in wanted]].float().cpu().numpy()
         return dict(zip(wanted, rows, strict=True)), result.get(self._cache_name) if self._cache_name else None
 

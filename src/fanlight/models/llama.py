@@ -173,21 +173,24 @@ class Llama(DecoderBase):
         """Queries, keys and values of a block, before rotation: (T, E) -> (T, (H + 2 H_kv) * D)."""
         return self.ops.linear(h, b.w_qkv)
 
-    def forward(self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int]) -> Tensor:
-        """See `models.base.Decoder`."""
-        ops, c = self.ops, self.config
-        linear, rms_norm, store_kv, attention = ops.linear, ops.rms_norm, ops.store_kv, ops.attention
-        x = ops.embed(self.embed, ids)  # (T, E)
-        for layer, b in enumerate(self.blocks):
-            h = rms_norm(x, b.attn_norm, c.norm_eps)
-            q = store_kv(self.qkv(h, b), batch, layer, self.ropes[layer])  # (T, E) -> (T, H * D)
-            if layer == c.n_layer - 1:  # from here on only the rows whose logits are wanted are read
-                x, q, batch = ops.take_rows(x, logit_rows), ops.take_rows(q, logit_rows), batch.take(logit_rows)
-            x = linear(attention(q, batch, layer, self.scale, b.window), b.w_o, x)  # x + attend(norm(x))
-            h = rms_norm(x, b.mlp_norm, c.norm_eps)
-            x = linear(linear(h, b.w_gate_up), b.w_down, x)  # x + mlp(norm(x))
-        x = rms_norm(x, self.norm, c.norm_eps)
-        return linear(x, self.head)  # (len(logit_rows), V)
+    def embedded(self, ids: Sequence[int], batch: KVBatch) -> Tensor:
+        """See `DecoderBase`, here and below."""
+        return self.ops.embed(self.embed, ids)  # (T, E)
+
+    def through(self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None = None) -> Tensor:
+        """Attention, then the feed-forward network."""
+        ops, b, eps = self.ops, self.blocks[layer], self.config.norm_eps
+        h = ops.rms_norm(x, b.attn_norm, eps)
+        q = ops.store_kv(self.qkv(h, b), batch, layer, self.ropes[layer])  # (T, E) -> (T, H * D)
+        if rows is not None:  # from here on only these are read
+            x, q, batch = ops.take_rows(x, rows), ops.take_rows(q, rows), batch.take(rows)
+        x = ops.linear(ops.attention(q, batch, layer, self.scale, b.window), b.w_o, x)  # x + attend(norm(x))
+        h = ops.rms_norm(x, b.mlp_norm, eps)
+        return ops.linear(ops.linear(h, b.w_gate_up), b.w_down, x)  # x + mlp(norm(x))
+
+    def normed(self, x: Tensor) -> Tensor:
+        """The final norm."""
+        return self.ops.rms_norm(x, self.norm, self.config.norm_eps)
 
 
 ARCHITECTURE = Architecture(

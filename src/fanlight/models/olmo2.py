@@ -114,21 +114,25 @@ class Olmo2(DecoderBase):
         self.scale = c.head_dim**-0.5
         self.widths = [c.n_head * c.head_dim, c.n_kv_head * c.head_dim]
 
-    def forward(self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int]) -> Tensor:
-        """See `models.base.Decoder`."""
-        ops, c = self.ops, self.config
-        linear, rms_norm, add, eps = ops.linear, ops.rms_norm, ops.add, c.norm_eps
-        x = ops.embed(self.embed, ids)  # (T, E)
-        for layer, b in enumerate(self.blocks):
-            qkv = ops.span_norm(linear(x, b.w_qkv), b.qk_norm, self.widths, eps)  # (T, E) -> (T, (H + 2 H_kv) * D)
-            q = ops.store_kv(qkv, batch, layer, self.rope)  # (T, H * D)
-            if layer == c.n_layer - 1:  # from here on only the rows whose logits are wanted are read
-                x, q, batch = ops.take_rows(x, logit_rows), ops.take_rows(q, logit_rows), batch.take(logit_rows)
-            h = linear(ops.attention(q, batch, layer, self.scale), b.w_o)
-            x = add(x, rms_norm(h, b.attn_post_norm, eps))  # x + norm(attend(x))
-            h = linear(linear(x, b.w_gate_up), b.w_down)
-            x = add(x, rms_norm(h, b.mlp_post_norm, eps))  # x + norm(mlp(x))
-        return linear(rms_norm(x, self.norm, eps), self.head)  # (len(logit_rows), V)
+    def embedded(self, ids: Sequence[int], batch: KVBatch) -> Tensor:
+        """See `DecoderBase`, here and below."""
+        return self.ops.embed(self.embed, ids)  # (T, E)
+
+    def through(self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None = None) -> Tensor:
+        """Attention, then the feed-forward network, each before its norm."""
+        ops, b, eps = self.ops, self.blocks[layer], self.config.norm_eps
+        qkv = ops.span_norm(ops.linear(x, b.w_qkv), b.qk_norm, self.widths, eps)  # (T, E) -> (T, (H + 2 H_kv) * D)
+        q = ops.store_kv(qkv, batch, layer, self.rope)  # (T, H * D)
+        if rows is not None:  # from here on only these are read
+            x, q, batch = ops.take_rows(x, rows), ops.take_rows(q, rows), batch.take(rows)
+        h = ops.linear(ops.attention(q, batch, layer, self.scale), b.w_o)
+        x = ops.add(x, ops.rms_norm(h, b.attn_post_norm, eps))  # x + norm(attend(x))
+        h = ops.linear(ops.linear(x, b.w_gate_up), b.w_down)
+        return ops.add(x, ops.rms_norm(h, b.mlp_post_norm, eps))  # x + norm(mlp(x))
+
+    def normed(self, x: Tensor) -> Tensor:
+        """The final norm."""
+        return self.ops.rms_norm(x, self.norm, self.config.norm_eps)
 
 
 ARCHITECTURE = Architecture(

@@ -110,35 +110,45 @@ class OPT(DecoderBase):
         self.head = self.embed if c.tied_head else weights.matrix([Slot("head", c.n_vocab)], n_in)
         self.scale = c.head_dim**-0.5
 
-    def forward(self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int]) -> Tensor:
-        """See `models.base.Decoder`."""
-        ops, c = self.ops, self.config
-
-        def attn_norm(x: Tensor, b: Block) -> Tensor:
-            return ops.layer_norm(x, b.attn_norm, b.attn_norm_bias, c.norm_eps)
-
-        def mlp_norm(x: Tensor, b: Block) -> Tensor:
-            return ops.layer_norm(x, b.mlp_norm, b.mlp_norm_bias, c.norm_eps)
-
+    def embedded(self, ids: Sequence[int], batch: KVBatch) -> Tensor:
+        """See `DecoderBase`, here and below."""
+        ops = self.ops
         x = ops.embed(self.embed, ids)  # (T, E_in)
         if self.w_in is not None:
             x = ops.linear(x, self.w_in)  # (T, E_in) -> (T, E)
-        x = ops.add(x, ops.embed(self.positions, batch.positions))
-        for layer, b in enumerate(self.blocks):
-            h = attn_norm(x, b) if c.norm_first else x
-            q = ops.store_kv(ops.linear(h, b.w_qkv), batch, layer, None)  # (T, E) -> (T, H * D)
-            if layer == c.n_layer - 1:  # from here on only the rows whose logits are wanted are read
-                x, q, batch = ops.take_rows(x, logit_rows), ops.take_rows(q, logit_rows), batch.take(logit_rows)
-            x = ops.linear(ops.attention(q, batch, layer, self.scale), b.w_o, x)  # x + attend(norm(x))
-            x = x if c.norm_first else attn_norm(x, b)
-            h = mlp_norm(x, b) if c.norm_first else x
-            x = ops.linear(ops.linear(h, b.w_up), b.w_down, x)  # x + mlp(norm(x))
-            x = x if c.norm_first else mlp_norm(x, b)
-        if c.final_norm:
-            x = ops.layer_norm(x, self.norm, self.norm_bias, c.norm_eps)
+        return ops.add(x, ops.embed(self.positions, batch.positions))
+
+    def through(self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None = None) -> Tensor:
+        """Attention, then the feed-forward network."""
+        ops, b, c = self.ops, self.blocks[layer], self.config
+
+        def attn_norm(x: Tensor) -> Tensor:
+            return ops.layer_norm(x, b.attn_norm, b.attn_norm_bias, c.norm_eps)
+
+        def mlp_norm(x: Tensor) -> Tensor:
+            return ops.layer_norm(x, b.mlp_norm, b.mlp_norm_bias, c.norm_eps)
+
+        h = attn_norm(x) if c.norm_first else x
+        q = ops.store_kv(ops.linear(h, b.w_qkv), batch, layer, None)  # (T, E) -> (T, H * D)
+        if rows is not None:  # from here on only these are read
+            x, q, batch = ops.take_rows(x, rows), ops.take_rows(q, rows), batch.take(rows)
+        x = ops.linear(ops.attention(q, batch, layer, self.scale), b.w_o, x)  # x + attend(norm(x))
+        x = x if c.norm_first else attn_norm(x)
+        h = mlp_norm(x) if c.norm_first else x
+        x = ops.linear(ops.linear(h, b.w_up), b.w_down, x)  # x + mlp(norm(x))
+        return x if c.norm_first else mlp_norm(x)
+
+    def normed(self, x: Tensor) -> Tensor:
+        """The final norm, where there is one."""
+        if not self.config.final_norm:
+            return x
+        return self.ops.layer_norm(x, self.norm, self.norm_bias, self.config.norm_eps)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """What the head makes of normed states, of small OPT after a projection."""
         if self.w_out is not None:
-            x = ops.linear(x, self.w_out)  # (len(logit_rows), E) -> (len(logit_rows), E_in)
-        return ops.linear(x, self.head)  # (len(logit_rows), V)
+            h = self.ops.linear(h, self.w_out)  # (T, E) -> (T, E_in)
+        return super().logits(h)
 
 
 ARCHITECTURE = Architecture(
