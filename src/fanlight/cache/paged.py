@@ -23,7 +23,7 @@ class CacheSlot:
 
 
 class PagedCache:
-    """Pages of one pool, lent to slots. Every page in use belongs to exactly one slot."""
+    """Pages of one pool, lent to slots. A page may serve several slots that begin alike; who writes has it to itself."""
 
     def __init__(self, pool: KVPool, n_ctx: int, max_bytes: int | None = None) -> None:
         """A slot holds up to n_ctx positions, or fewer if max_bytes does not hold that many.
@@ -34,6 +34,7 @@ class PagedCache:
         self.page_tokens = pool.page_tokens
         self.max_pages: int | None = None
         self.n_ctx = n_ctx
+        self._shared: dict[int, int] = {}  # page -> how many slots hold it, where more than one does
         if max_bytes is not None:
             self.max_pages = max_bytes // pool.page_bytes
             if self.max_pages < 1:
@@ -44,19 +45,36 @@ class PagedCache:
         """An empty slot. It holds no page until `reserve`."""
         return CacheSlot()
 
+    def fork(self, slot: CacheSlot) -> CacheSlot:
+        """A slot with the same content, which costs nothing until one of the two writes."""
+        twin = CacheSlot()
+        twin.length = slot.length
+        twin.pages = slot.pages[: -(-slot.length // self.page_tokens)]
+        for page in twin.pages:
+            self._shared[page] = self._shared.get(page, 1) + 1
+        return twin
+
     def reserve(self, slot: CacheSlot, n_new: int) -> bool:
-        """Make room for n_new positions more; False, with nothing changed, if the cache is full.
+        """Make room for n_new positions more; False if the cache is full (a page may have been made the slot's own by then).
 
         Raises ContextOverflow beyond n_ctx.
         """
         n_total = slot.length + n_new
         n_missing = -(-n_total // self.page_tokens) - len(slot.pages)
-        if n_missing <= 0:
+        written = range(slot.length // self.page_tokens, len(slot.pages)) if self._shared and n_new else ()
+        shared = [i for i in written if slot.pages[i] in self._shared]
+        if n_missing <= 0 and not shared:
             return True
         if n_total > self.n_ctx:
             raise ContextOverflow(f"{n_total} tokens do not fit the context window of {self.n_ctx}")
-        if self.max_pages is not None and self.pool.n_pages + n_missing > self.max_pages:
+        if self.max_pages is not None and self.pool.n_pages + max(n_missing, 0) + len(shared) > self.max_pages:
             return False
+        for i in shared:  # copy on write
+            page = self.pool.allocate()
+            if i * self.page_tokens < slot.length:
+                self.pool.copy(slot.pages[i], page)
+            self._let_go(slot.pages[i])
+            slot.pages[i] = page
         for _ in range(n_missing):
             slot.pages.append(self.pool.allocate())  # one by one: if the next fails, the slot owns those before
         return True
@@ -80,7 +98,21 @@ class PagedCache:
         slot.length = length
         n_pages = -(-length // self.page_tokens)
         while len(slot.pages) > n_pages:
-            self.pool.release(slot.pages.pop())
+            self._let_go(slot.pages.pop())
+
+    def rewind(self, slot: CacheSlot, length: int) -> None:
+        """Forget the positions from `length` on, and keep the pages: they will be written again."""
+        assert 0 <= length <= slot.length, "rewind() cannot lengthen a slot"
+        slot.length = length
+
+    def _let_go(self, page: int) -> None:
+        holders = self._shared.get(page, 1)
+        if holders == 1:
+            self.pool.release(page)
+        elif holders == 2:
+            del self._shared[page]
+        else:
+            self._shared[page] = holders - 1
 
     def release(self, slot: CacheSlot) -> None:
         """Give all pages back. The slot is empty afterwards and may be used again."""
