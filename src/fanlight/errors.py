@@ -39,6 +39,10 @@ class NumericError(FanlightError, ArithmeticError):
     """Logits from which nothing can be chosen: NaN, or no token left after the filters."""
 
 
+class ConstraintError(FanlightError, ValueError):
+    """A text that its grammar does not accept, or that no token can continue."""
+
+
 class MissingExtra(FanlightError, ImportError):
     """An optional dependency that is not installed; the message holds the pip command."""
 

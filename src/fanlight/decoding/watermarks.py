@@ -1,0 +1,40 @@
+"""Which watermark a setting asks for. In: watermarking_config. Out: its frozen settings, its processor. Knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fanlight.decoding.processors import Processor, Surroundings
+
+if TYPE_CHECKING:
+    from fanlight.decoding.config import GenerationConfig
+
+
+def watermark_of(value: Any) -> Any:
+    """`Watermark` or `SynthID`, from one of them, a mapping, a JSON text, or transformers' objects. Errors: OptionError."""
+    from fanlight.decoding.synthid import SynthID
+    from fanlight.decoding.watermark import Watermark
+
+    if isinstance(value, (Watermark, SynthID)):
+        return value
+    if isinstance(value, str):
+        import json
+
+        value = json.loads(value)
+    named = value if isinstance(value, Mapping) else getattr(value, "__dict__", {})
+    return SynthID.from_options(value) if "ngram_len" in named or "keys" in named else Watermark.from_options(value)
+
+
+def watermark(config: GenerationConfig, around: Surroundings) -> Processor | None:
+    """watermarking_config."""
+
+    settings = config.watermarking_config
+    if settings is None:
+        return None
+    from fanlight.decoding.synthid import SynthID, SynthIDProcessor
+    from fanlight.decoding.watermark import WatermarkProcessor
+
+    if isinstance(settings, SynthID):
+        return SynthIDProcessor(settings, around.n_prompt, around.ops)
+    return WatermarkProcessor(settings, around.n_vocab, around.ops)
