@@ -13,9 +13,13 @@ if TYPE_CHECKING:
     from fanlight.api import Generation, Model, Step, TokenCandidate, load
     from fanlight.decoding.config import GenerationConfig
     from fanlight.decoding.stopping import Stop, StopReason
+    from fanlight.decoding.synthid import SynthID
+    from fanlight.decoding.watermark import Watermark
     from fanlight.description import Description
     from fanlight.encoding import Encoder, load_encoder
     from fanlight.exporting import ExportReport, export
+    from fanlight.generation import Speculation
+    from fanlight.trace.search import SearchRecord
     from fanlight.verifying import Verification, verify
 
 __version__ = "0.1.0"
@@ -26,11 +30,15 @@ __all__ = [
     "Generation",
     "GenerationConfig",
     "Model",
+    "SearchRecord",
+    "Speculation",
     "Step",
     "Stop",
     "StopReason",
+    "SynthID",
     "TokenCandidate",
     "Verification",
+    "Watermark",
     "__version__",
     "export",
     "load",
@@ -43,9 +51,13 @@ _HOMES = {
     "Encoder": "fanlight.encoding",
     "ExportReport": "fanlight.exporting",
     "GenerationConfig": "fanlight.decoding.config",
+    "SearchRecord": "fanlight.trace.search",
+    "Speculation": "fanlight.generation",
     "Stop": "fanlight.decoding.stopping",
     "StopReason": "fanlight.decoding.stopping",
+    "SynthID": "fanlight.decoding.synthid",
     "Verification": "fanlight.verifying",
+    "Watermark": "fanlight.decoding.watermark",
     "export": "fanlight.exporting",
     "load_encoder": "fanlight.encoding",
     "verify": "fanlight.verifying",

@@ -8,18 +8,18 @@ out.text; out.stop; out.steps[3].candidates
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fanlight.cache.paged import PagedCache
-from fanlight.decoding.config import GenerationConfig
-from fanlight.decoding.step import Decision, StepSettings, decide
-from fanlight.decoding.stopping import CANCELLED
+from fanlight.decoding.config import CALL, COMMAND, GenerationConfig
+from fanlight.decoding.processors import Surroundings
+from fanlight.decoding.step import StepSettings, decide
 from fanlight.engine.loop import Engine
-from fanlight.engine.request import checked_ids, seed_of
-from fanlight.errors import ContextOverflow, FanlightError, NumericError, OptionError
+from fanlight.engine.request import Helpers, checked_ids, seed_of
+from fanlight.errors import ContextOverflow, NumericError, OptionError
+from fanlight.generation import Generation, Step, Stream, TokenCandidate, checked_pattern
 from fanlight.kernels import load_ops, slow_notice
 from fanlight.kernels.ops import Tensor
 from fanlight.loading import Loaded, LoadOptions, checked_threads, find_damage, load_parts
@@ -28,87 +28,18 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from fanlight.decoding.constraints import Vocabulary
     from fanlight.decoding.defaults import ModelDefaults
+    from fanlight.decoding.synthid import SynthIDDetection
+    from fanlight.decoding.watermark import Detection
     from fanlight.description import Description
     from fanlight.models.base import Decoder
     from fanlight.text.tokenizer import AnyTokenizer
-    from fanlight.trace.records import StepRecord
-    from fanlight.trace.stop import Stop
 
 Prompt = str | Sequence[int]
 PREFILL_CHUNK = 512
 
-
-@dataclass(frozen=True, slots=True)
-class TokenCandidate:
-    """One token that could have come next, and how likely it was before (raw) and after (final) the processors."""
-
-    id: int
-    text: str
-    raw_logit: float
-    raw_prob: float
-    final_prob: float
-    """0 if a processor removed it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One chosen token."""
-
-    index: int
-    """0 for the first new token."""
-    id: int
-    text: str
-    """What this step added to the text: maybe nothing yet (a part of a character), maybe more than this token."""
-    stop: Stop | None
-    """Why the text ended here, on the last step."""
-    decision: Decision
-    _tokenizer: AnyTokenizer = field(repr=False, compare=False)
-
-    @property
-    def record(self) -> StepRecord:
-        """What the step saw. FanlightError if the request asked for no record (candidates=0)."""
-        if self.decision.record is None:
-            raise FanlightError("this step was not recorded: generate with candidates above 0")
-        return self.decision.record
-
-    @property
-    def token(self) -> str:
-        """The chosen token for display."""
-        return self._tokenizer.token_text(self.id)
-
-    @property
-    def candidates(self) -> tuple[TokenCandidate, ...]:
-        """The most probable tokens of the raw logits, descending; the chosen one last if it was not among them."""
-        text = self._tokenizer.token_text
-        return tuple(
-            TokenCandidate(c.id, text(c.id), c.raw_logit, c.raw_prob, c.final_prob) for c in self.record.candidates
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generation:
-    """A finished text."""
-
-    prompt_ids: tuple[int, ...]
-    ids: tuple[int, ...]
-    """New ids, the end-of-sequence token included if there was one."""
-    text: str
-    """The new text: without the prompt, the end-of-sequence token, and the stop string with all that follows it."""
-    stop: Stop
-    steps: tuple[Step, ...]
-    config: GenerationConfig
-    seed: int
-    """What the noise was drawn with: the request's own seed, or the one made for it."""
-    notes: tuple[str, ...]
-    """Settings that had no effect, and other things worth knowing, a sentence each."""
-    prefill_seconds: float
-    """Until the first token was chosen. Time spent by the caller between steps does not count, here and below."""
-    decode_seconds: float
-    """From the first token to the last."""
-
-    def __str__(self) -> str:
-        return self.text
+__all__ = ["Generation", "Model", "Prompt", "Step", "Stream", "TokenCandidate", "load"]
 
 
 class Model:
@@ -118,6 +49,7 @@ class Model:
         """Usually made by `load`."""
         self._parts = parts
         self._prefill_chunk = prefill_chunk
+        self._vocabulary: Vocabulary | None = None
 
     @property
     def name(self) -> str:
@@ -149,25 +81,47 @@ class Model:
         """The settings that the model comes with (generation_config.json), which count where a caller says nothing."""
         return self._parts.defaults
 
-    def settings(self, **options: Any) -> GenerationConfig:
-        """A GenerationConfig with the model's own defaults, and these options over them. Errors: OptionError."""
-        return GenerationConfig.from_options({**self.defaults.values, **options})
+    def settings(
+        self, *, preset: str | None = None, file: str | os.PathLike[str] | None = None, **options: Any
+    ) -> GenerationConfig:
+        """A GenerationConfig: the model's own defaults, over them a preset, a file of settings, these options. Errors: OptionError.
+
+        A preset replaces the model's defaults. Each setting knows where it came from: `config.explain()`.
+        """
+        return layered(self.defaults if preset is None else None, preset=preset, file=file, options=options)
 
     # -- generating ---------------------------------------------------------------------------------------------------
 
-    def generate(self, prompt: Prompt, config: GenerationConfig | None = None, **options: Any) -> Generation:
-        """Continue a text (or ids). Options are those of GenerationConfig, over the model's own defaults.
+    def generate(
+        self,
+        prompt: Prompt,
+        config: GenerationConfig | None = None,
+        *,
+        assistant: Model | None = None,
+        amateur: Model | None = None,
+        **options: Any,
+    ) -> Generation:
+        """Continue a text (or ids). Options are those of GenerationConfig and of `settings`, over the model's own defaults.
 
-        A config counts as it stands, without the model's defaults; options given with it change it.
+        A config counts as it stands, without the model's defaults; options given with it change it. assistant: a smaller model
+        that guesses ahead; the text stays the same. amateur: a smaller model for contrastive decoding.
 
-        Errors: OptionError, ContextOverflow (the prompt is longer than the window), NumericError.
+        Errors: OptionError, ContextOverflow (the prompt is longer than the window), NumericError, ConstraintError.
         """
-        stream = self.stream(prompt, config, **options)
-        return stream.result(tuple(stream))
+        return self.stream(prompt, config, assistant=assistant, amateur=amateur, **options).result()
 
-    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **options: Any) -> Stream:
+    def stream(
+        self,
+        prompt: Prompt,
+        config: GenerationConfig | None = None,
+        *,
+        assistant: Model | None = None,
+        amateur: Model | None = None,
+        **options: Any,
+    ) -> Stream:
         """The steps of `generate`, each as soon as it is chosen. Closing the stream ends the request."""
-        return Stream(self, self.prompt_ids(prompt), self._config(config, options))
+        settings = self._config(config, options)
+        return self._stream(self.prompt_ids(prompt, settings.bos_token_id), settings, assistant, amateur)
 
     def chat(
         self,
@@ -182,8 +136,7 @@ class Model:
 
         Errors: as `generate`; OptionError if the model has no chat template, TokenizerError if the messages are malformed.
         """
-        stream = self.stream_chat(messages, config, tools=tools, variables=variables, **options)
-        return stream.result(tuple(stream))
+        return self.stream_chat(messages, config, tools=tools, variables=variables, **options).result()
 
     def stream_chat(
         self,
@@ -192,11 +145,13 @@ class Model:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
+        assistant: Model | None = None,
+        amateur: Model | None = None,
         **options: Any,
     ) -> Stream:
         """The steps of `chat`, each as soon as it is chosen. Closing the stream ends the request."""
         ids = self.chat_ids(messages, tools=tools, variables=variables)
-        return Stream(self, ids, self._config(config, options))
+        return self._stream(ids, self._config(config, options), assistant, amateur)
 
     def next_token(self, prompt: Prompt, configs: Sequence[GenerationConfig]) -> list[Step]:
         """What would come next under each of several settings: one forward pass, one decision for each."""
@@ -206,7 +161,20 @@ class Model:
         for config in configs:
             ends = config.eos_token_id
             eos_ids = self.tokenizer.eos_ids if ends is None else self._checked("eos_token_id", ends)
-            settings = StepSettings.of(config, seed=seed_of(config), eos_ids=eos_ids, ops=ops)
+            around = Surroundings(
+                ops=ops,
+                n_vocab=self.decoder.config.n_vocab,
+                prompt_ids=ids,
+                seed=seed_of(config),
+                eos_ids=eos_ids,
+                max_length=None if config.new_tokens is None else len(ids) + config.new_tokens,
+                token_text=self.tokenizer.token_text,
+            )
+            settings = StepSettings.of(config, around)
+            if settings.besides:
+                raise OptionError(
+                    "settings that set two rows against each other need a text: use generate, not next_token"
+                )
             try:
                 decision = decide(ids, ops.row(logits, 0), settings)
             except NumericError as error:
@@ -227,19 +195,39 @@ class Model:
             self.decoder,
             eos_ids=tokenizer.eos_ids,
             detokenizer_factory=tokenizer.detokenizer,
+            token_label=tokenizer.token_label,
+            token_text=tokenizer.token_text,
+            vocabulary=self.vocabulary,
             prefill_chunk=self._prefill_chunk,
             max_batch=max_batch,
         )
 
+    def detect_watermark(
+        self, text: Prompt, watermarking_config: Any, *, z_threshold: float = 3.0
+    ) -> Detection | SynthIDDetection:
+        """How much a text (or ids), without its prompt, looks as if it were made with this watermark. Errors: OptionError."""
+        from fanlight.decoding.synthid import SynthID, SynthIDDetector
+        from fanlight.decoding.watermark import WatermarkDetector
+        from fanlight.decoding.watermarks import watermark_of
+
+        settings, tokenizer = watermark_of(watermarking_config), self.tokenizer
+        ids = tokenizer.encode(text, add_special=False) if isinstance(text, str) else self._checked("the text", text)
+        if isinstance(settings, SynthID):
+            return SynthIDDetector(settings, tokenizer.eos_ids).detect(ids, z_threshold=z_threshold)
+        detector = WatermarkDetector(settings, self.decoder.config.n_vocab, self.decoder.ops, tokenizer.bos_id)
+        return detector.detect(ids, z_threshold=z_threshold)
+
     # -- prompts ------------------------------------------------------------------------------------------------------
 
-    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
-        """The ids of a text; ids are returned as they are. An empty prompt is the model's BOS token, if it has one."""
+    def prompt_ids(self, prompt: Prompt, bos_token_id: int | None = None) -> tuple[int, ...]:
+        """The ids of a text; ids are returned as they are. An empty prompt is the BOS token: this one, or the model's own."""
         if isinstance(prompt, bytes):
             raise OptionError("the prompt is bytes; decode it to text first")
         ids = tuple(self.tokenizer.encode(prompt)) if isinstance(prompt, str) else self._checked("the prompt", prompt)
         if ids:
             return ids
+        if bos_token_id is not None:
+            return self._checked("bos_token_id", (bos_token_id,))
         if self.tokenizer.bos_id is None:
             raise OptionError(
                 "the prompt is empty, and this model has no beginning-of-sequence token to start from; give it some text"
@@ -288,12 +276,55 @@ class Model:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
+    def vocabulary(self) -> Vocabulary:
+        """The bytes of all tokens, as a grammar needs them; made once."""
+        if self._vocabulary is None:
+            from fanlight.decoding.constraints import Vocabulary
+
+            tokenizer = self.tokenizer
+            self._vocabulary = Vocabulary(
+                tokens=tuple(map(tokenizer.token_bytes, range(tokenizer.n_vocab))),
+                special_ids=tokenizer.special_ids,
+                eos_ids=tokenizer.eos_ids,
+            )
+        return self._vocabulary
+
+    def _stream(
+        self, ids: tuple[int, ...], config: GenerationConfig, assistant: Model | None, amateur: Model | None
+    ) -> Stream:
+        helpers = Helpers(assistant=self._helper("assistant", assistant), amateur=self._helper("amateur", amateur))
+        n = max(config.num_beams, config.num_return_sequences, config.best_of)
+        return Stream(
+            self.engine(max_batch=max(64, 2 * n)),
+            lambda engine: engine.submit(ids, config, helpers),
+            self.tokenizer,
+            notes=self.notes,
+            explain=self.explain,
+        )
+
+    def _helper(self, what: str, model: Model | None) -> Decoder | None:
+        if model is None:
+            return None
+        if not isinstance(model, Model):
+            raise OptionError(f"{what} must be a model, as load() gives it: got {model!r:.80}")
+        mine, theirs = self.tokenizer, model.tokenizer
+        tokens = range(0, mine.n_vocab, max(1, mine.n_vocab // 1000))
+        if mine.n_vocab != theirs.n_vocab or any(mine.token_bytes(t) != theirs.token_bytes(t) for t in tokens):
+            raise OptionError(f"{what}: {model.name} has another vocabulary than {self.name}; it must be the same")
+        return model.decoder
+
     def _config(self, config: GenerationConfig | None, options: Mapping[str, Any]) -> GenerationConfig:
         if config is None:
-            return self.settings(**options)
-        if not isinstance(config, GenerationConfig):
+            settings = self.settings(**options)
+        elif not isinstance(config, GenerationConfig):
             raise OptionError(f"config must be a GenerationConfig, or options by name: got {config!r:.80}")
-        return config.replace(**options) if options else config
+        else:
+            settings = config.replace(**options) if options else config
+        checked_pattern(settings.vote_pattern)
+        if settings.negative_prompt is not None and settings.negative_prompt_ids is None:
+            ids = self.prompt_ids(settings.negative_prompt)
+            settings = replace(settings, negative_prompt_ids=ids)
+        return settings
 
     def _checked(self, what: str, ids: Iterable[int]) -> tuple[int, ...]:
         return checked_ids(what, ids, self.decoder.config.n_vocab)
@@ -313,75 +344,26 @@ class Model:
             cache.release(slot)
 
 
-class Stream(Iterator[Step]):
-    """One request on its way: its steps, each as soon as it is chosen.
+def layered(
+    defaults: ModelDefaults | None = None,
+    *,
+    preset: str | None = None,
+    file: str | os.PathLike[str] | None = None,
+    options: Mapping[str, Any],
+    own: Mapping[str, Any] | None = None,
+) -> GenerationConfig:
+    """Settings, each over those before it: own (a command's), a model's, a preset, a file, options. Errors: OptionError."""
+    from fanlight.decoding.presets import options_from_file
+    from fanlight.decoding.presets import preset as preset_options
 
-    Closing it, leaving its `with` block or dropping it ends the request.
-    """
-
-    def __init__(self, model: Model, ids: tuple[int, ...], config: GenerationConfig) -> None:
-        """Made by `Model.stream`."""
-        started = time.perf_counter()
-        self._model, self._config = model, config
-        engine = model.engine(max_batch=1)
-        self._request = engine.submit(ids, config)
-        self._events = engine.stream(self._request)
-        self._texts: list[str] = []
-        self._stop: Stop | None = None
-        self._prefill_seconds = time.perf_counter() - started
-        self._decode_seconds = 0.0
-
-    @property
-    def prompt_ids(self) -> tuple[int, ...]:
-        """What is continued."""
-        return self._request.prompt_ids
-
-    @property
-    def seed(self) -> int:
-        """What the noise is drawn with."""
-        return self._request.seed
-
-    def __next__(self) -> Step:
-        while True:
-            started = time.perf_counter()
-            try:
-                event = next(self._events)
-            except NumericError as error:
-                raise self._model.explain(error) from error
-            seconds = time.perf_counter() - started  # the engine's, not that of whoever shows the steps
-            if event.index == 0:
-                self._prefill_seconds += seconds
-            else:
-                self._decode_seconds += seconds
-            self._texts.append(event.text)
-            self._stop = event.stop
-            if event.id is not None and event.decision is not None:
-                return Step(event.index, event.id, event.text, event.stop, event.decision, self._model.tokenizer)
-
-    def close(self) -> None:
-        """End the request if it has not ended. May be called again."""
-        self._events.close()
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def result(self, steps: Sequence[Step]) -> Generation:
-        """The finished text; `steps` are those that came. A stream that was closed early was cancelled."""
-        return Generation(
-            prompt_ids=self._request.prompt_ids,
-            ids=tuple(step.id for step in steps),
-            text="".join(self._texts),
-            stop=self._stop or CANCELLED,
-            steps=tuple(steps),
-            config=self._config,
-            seed=self._request.seed,
-            notes=self._config.notes() + self._model.notes,
-            prefill_seconds=self._prefill_seconds,
-            decode_seconds=self._decode_seconds,
-        )
+    layers: list[tuple[str, Mapping[str, Any]]] = [(COMMAND, own or {})]
+    if defaults is not None and defaults.values:
+        layers.append((os.path.basename(defaults.origin) or defaults.origin, defaults.values))
+    if preset is not None:
+        layers.append((f"preset {preset}", preset_options(preset)))
+    if file is not None:
+        layers.append((os.fspath(file), options_from_file(file)))
+    return GenerationConfig.from_layers([*layers, (CALL, options)])
 
 
 def load(

@@ -176,7 +176,7 @@ def test_a_stream_given_up_frees_its_cache(fake: Callable[..., Model], how: str)
     assert model.decoder.pool.n_pages == 0
     if how != "dropped":
         assert list(stream) == []
-        assert stream.result([]).stop.reason is StopReason.CANCELLED
+        assert stream.result().stop.reason is StopReason.CANCELLED
 
 
 def test_the_caller_s_error_ends_the_request(fake: Callable[..., Model]) -> None:

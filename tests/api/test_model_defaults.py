@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = tiny.write_folder(tmp_path / "tiny", tiny.gpt2())
-    said = {"do_sample": True, "temperature": 0.5, "top_p": 0.8, "eos_token_id": tiny.EOS, "num_beams": 3}
+    said = {
+        "do_sample": True,
+        "temperature": 0.5,
+        "top_p": 0.8,
+        "eos_token_id": tiny.EOS,
+        "encoder_no_repeat_ngram_size": 3,
+    }
     (folder / "generation_config.json").write_text(json.dumps(said))
     return folder
 
@@ -37,7 +43,7 @@ def test_precedence(folder: Path) -> None:
 
 def test_what_is_not_applied_is_in_the_notes(folder: Path) -> None:
     (note,) = fanlight.load(folder).generate("a", max_new_tokens=1).notes
-    assert "generation_config.json asks for num_beams 3" in note
+    assert "generation_config.json asks for encoder_no_repeat_ngram_size 3" in note
 
 
 def test_a_damaged_file_is_refused(folder: Path) -> None:

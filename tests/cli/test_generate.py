@@ -36,7 +36,7 @@ def test_a_pipe_gets_the_new_text_and_a_newline(run: Run) -> None:
     done = run("generate", "abc", model=scripted("hé!"))
     assert (done.code, done.out) == (0, "hé!\n")
     assert re.fullmatch(
-        r"\[the model wrote its end-of-sequence token <id 257> \| 5 tokens \| prefill 3 at \d+ tok/s \| decode at \d+ tok/s\]",
+        r"\[stopped by end-of-sequence token <eos> after 5 tokens \| 5 tokens \| prefill 3 at \d+ tok/s \| decode at \d+ tok/s\]",
         done.error,
     )
 
@@ -76,10 +76,15 @@ def test_json_is_strict_and_complete(run: Run) -> None:
     expected = fake_model().generate("abc", config)
     assert found["text"] == expected.text
     assert found["ids"] == list(expected.ids)
-    assert found["stop"] == {"reason": "max_new_tokens", "detail": "max_new_tokens = 4 reached"}
+    assert found["stop"] == {
+        "reason": "max_new_tokens",
+        "detail": "cut off by max_new_tokens=4 at the end of a sentence",
+        "token": None,
+        "string": None,
+    }
     assert found["seed"] == 7
     assert found["config"]["top_k"] == 5
-    assert found["config"].keys() == GenerationConfig.__dataclass_fields__.keys()
+    assert found["config"].keys() == expected.config.values().keys()
     assert set(found["timings"]) == {"load_seconds", "prefill_seconds", "decode_seconds"}
     assert len(found["steps"]) == 4
     step, record = found["steps"][2], expected.steps[2].record
@@ -118,7 +123,7 @@ def test_explain_shows_every_token_its_rivals_and_the_processors(run: Run) -> No
     assert done.out.count("temperature(0.8)") == 3
     assert done.out.count("5 of 258 left") == 3
     assert "╌╌ top_k(5)" in done.out
-    assert "ends here: max_new_tokens = 3 reached" in done.out
+    assert "ends here: cut off by max_new_tokens=3" in done.out
     assert visible(expected.text) in done.out
     assert "perplexity" in done.out
     assert "seed 3" in done.err
@@ -159,7 +164,7 @@ def test_looking_changes_nothing(run: Run, mode: list[str]) -> None:
 def test_nothing_to_generate(run: Run) -> None:
     done = run("generate", "abc", "-n", "0")
     assert (done.code, done.out) == (0, "")
-    assert done.error == "[max_new_tokens = 0 reached | 0 tokens]"
+    assert done.error == "[cut off by max_new_tokens=0 | 0 tokens]"
     assert run("generate", "abc", "-n", "0", "--explain").code == 0
     assert strictly(run("generate", "abc", "-n", "0", "--json").out)["ids"] == []
 
@@ -215,7 +220,7 @@ def test_ctrl_c_keeps_what_there_is(run: Run) -> None:
     [
         (["--top-p", "1.5"], "top_p must be above 0 and at most 1: got 1.5"),
         (["--temprature", "1"], "unknown option --temprature; did you mean --temperature?"),
-        (["--max-new-tokens", "-1"], "max_new_tokens must be an integer of at least 0: got -1"),
+        (["--max-new-tokens", "-1"], "max_new_tokens must be an integer of at least 0, or None: got -1"),
         (["--stop-strings", ""], "stop_strings must be a string or several, none of them empty"),
         (["--eos-token-id", "258"], "eos_token_id: id 258 is not in the model's vocabulary, 0 to 257"),
         (["--explain", "--json"], "--explain and --json exclude each other"),

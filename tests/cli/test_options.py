@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from importlib import import_module
 
 import pytest
 
 from fanlight.cli.main import COMMANDS
 from fanlight.cli.options import Command, Option, help_text, parse
-from fanlight.cli.settings import HELP, make_config, setting_options
-from fanlight.decoding.config import GenerationConfig
+from fanlight.cli.settings import make_config, setting_options
+from fanlight.decoding.config import OPTIONS as SETTING_TABLE
+from fanlight.decoding.option_help import HELP
+from fanlight.decoding.watermarks import watermark_of
 from fanlight.errors import OptionError
 
 SETTINGS = setting_options()
@@ -23,30 +24,54 @@ def values(*words: str) -> dict[str, object]:
 
 
 def test_every_field_of_generation_config_has_a_flag_and_a_help_line() -> None:
-    assert {option.name for option in SETTINGS} == {field.name for field in fields(GenerationConfig)} == set(HELP)
+    typed = {name for name, option in SETTING_TABLE.items() if option.rule.kind != "none"}
+    assert {option.name for option in SETTINGS} == typed
+    assert set(SETTING_TABLE) - typed == {"stopping_criteria"}  # functions
+    assert set(HELP) == set(SETTING_TABLE)
     assert all(option.help for option in SETTINGS)
 
 
-EXAMPLES = {
-    "max_new_tokens": ("7", 7),
-    "do_sample": (None, True),
-    "temperature": ("0.5", 0.5),
+EXAMPLES: dict[str, tuple[str | None, object]] = {
     "top_k": ("0", 0),
-    "top_p": ("0.9", 0.9),
-    "min_p": ("0.1", 0.1),
-    "repetition_penalty": ("1.2", 1.2),
     "seed": ("-3", -3),
     "stop_strings": ("a b", ("a b",)),
-    "eos_token_id": ("1,2", (1, 2)),
-    "ignore_eos": (None, True),
-    "candidates": ("3", 3),
+    "dry_sequence_breakers": ("-", ("-",)),
+    "choice": ("yes, please", ("yes, please",)),
+    "mirostat": ("2", 2),
+    "loop_repeats": ("3", 3),
+    "temperature": ("0.5", 0.5),
+    "dry_base": ("1.5", 1.5),
+    "smoothing_curve": ("2.5", 2.5),
+    "processors": ("top_k, temperature", ("top_k", "temperature")),
+    "sequence_bias": ("[[[1, 2], -1.5]]", (((1, 2), -1.5),)),
+    "logit_bias": ('{"5": null}', ((5, -float("inf")),)),
+    "bad_words_ids": ("[[1], [2, 3]]", ((1,), (2, 3))),
+    "exponential_decay_length_penalty": ("[4, 1.5]", (4, 1.5)),
+    "early_stopping": ("never", "never"),
+    "num_assistant_tokens_schedule": ("heuristic", "heuristic"),
+    "dola_layers": ("low", "low"),
+    "force_words_ids": ("[[1, 2], [[3], [4, 5]]]", (((1, 2),), ((3,), (4, 5)))),
+    "constraints": ("[[6]]", (((6,),),)),
+    "json_schema": ('{"type": "object"}', '{"type": "object"}'),
+    "watermarking_config": ('{"bias": 3.0}', watermark_of({"bias": 3.0})),
+    "negative_prompt": ("a b", "a b"),
+    "vote_pattern": ("[0-9]+", "[0-9]+"),
+    "regex": ("a|b", "a|b"),
+    "grammar": ('start: "a"', 'start: "a"'),
 }
+"""Where "7", "1,2", "0.25" or nothing would not do."""
 
 
-@pytest.mark.parametrize("field", [field.name for field in fields(GenerationConfig)])
+def example(name: str) -> tuple[str | None, object]:
+    rule = SETTING_TABLE[name].rule
+    plain = {"int": ("1,2", (1, 2)) if rule.many else ("7", 7), "float": ("0.25", 0.25), "flag": (None, True)}
+    return EXAMPLES[name] if name in EXAMPLES else plain[rule.kind]
+
+
+@pytest.mark.parametrize("field", [option.name for option in SETTINGS])
 @pytest.mark.parametrize("spelling", ["dashes", "underscores", "equals"])
 def test_every_setting_reaches_the_config_however_it_is_spelt(field: str, spelling: str) -> None:
-    text, expected = EXAMPLES[field]
+    text, expected = example(field)
     flag = "--" + (field if spelling == "underscores" else field.replace("_", "-"))
     words = [flag] if text is None else [f"{flag}={text}"] if spelling == "equals" else [flag, text]
     assert getattr(make_config(values(*words)), field) == expected

@@ -24,7 +24,7 @@ def test_generate_and_json_agree_and_nothing_but_the_text_is_on_standard_output(
     found = json.loads(fanlight_process("generate", "-", "-n", "8", "--json", stdin=PROMPT.encode()).out)
     assert plain.code == 0
     assert plain.out == found["text"] + "\n"
-    assert plain.error.startswith("[max_new_tokens = 8 reached | 8 tokens | prefill 6 at ")
+    assert plain.error.startswith("[cut off by max_new_tokens=8 in mid-sentence | 8 tokens | prefill 6 at ")
     assert len(found["steps"]) == 8
     assert len(found["steps"][0]["candidates"]) == 20
 
@@ -35,7 +35,7 @@ def test_explain_of_the_default_model() -> None:
     assert "top_k(50)               50 of 49,152 left" in done.out
     assert "top_p(0.9)" in done.out
     assert "␣to" in done.out
-    assert "ends here: max_new_tokens = 2 reached" in done.out
+    assert "ends here: cut off by max_new_tokens=2" in done.out
     ascii_only = fanlight_process("generate", PROMPT, "-n", "1", "--explain", PYTHONIOENCODING="ascii")
     assert ascii_only.code == 0
     assert ascii_only.out.isascii()
@@ -128,7 +128,7 @@ def test_a_terminal_sees_the_prompt_then_the_text_in_colour() -> None:
     screen, code = _on_terminal("generate", PROMPT, "-n", "4")
     assert code == 0
     assert f"\x1b[2m{PROMPT}\x1b[0m " in screen
-    assert "\x1b[2m[max_new_tokens = 4 reached" in screen
+    assert "\x1b[2m[cut off by max_new_tokens=4" in screen
     plain, _ = _on_terminal("generate", PROMPT, "-n", "2", "--explain", NO_COLOR="1")
     assert "\x1b" not in plain
     assert PROMPT in plain

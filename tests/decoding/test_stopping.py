@@ -82,12 +82,12 @@ def test_flush_begins_a_new_text() -> None:
     ("token", "n_new", "n_total", "reason", "words"),
     [
         (5, 1, 4, None, ""),
-        (2, 1, 4, StopReason.EOS, "the model wrote its end-of-sequence token <id 2>"),
-        (5, 20, 24, StopReason.MAX_NEW_TOKENS, "max_new_tokens = 20 reached"),
+        (2, 1, 4, StopReason.EOS, "stopped by end-of-sequence token <id 2> after 1 token"),
+        (5, 20, 24, StopReason.MAX_NEW_TOKENS, "cut off by max_new_tokens=20"),
         (5, 7, 32, None, ""),  # the last token need not fit
-        (5, 7, 33, StopReason.CONTEXT_WINDOW, "the context window of 32 tokens is full"),
-        (3, 20, 33, StopReason.EOS, "the model wrote its end-of-sequence token <id 3>"),
-        (5, 20, 33, StopReason.MAX_NEW_TOKENS, "max_new_tokens = 20 reached"),
+        (5, 7, 33, StopReason.CONTEXT_WINDOW, "cut off: the context window of 32 tokens is full"),
+        (3, 20, 33, StopReason.EOS, "stopped by end-of-sequence token <id 3> after 20 tokens"),
+        (5, 20, 33, StopReason.MAX_NEW_TOKENS, "cut off by max_new_tokens=20"),
     ],
 )
 def test_each_rule_says_why_in_words(

@@ -9,6 +9,8 @@ import pytest
 
 from fakes.decoder import FakeDecoder, hashed_logits, scripted_logits
 from fanlight.decoding.config import GenerationConfig
+from fanlight.decoding.sampler import Choice
+from fanlight.decoding.step import Decision
 from fanlight.decoding.stopping import StopReason
 from fanlight.engine.loop import Engine
 from fanlight.errors import ContextOverflow, FanlightError, NumericError, OptionError
@@ -70,7 +72,7 @@ def test_an_end_of_sequence_token_is_an_id_but_no_text() -> None:
     events = generate(engine)
     assert ids_of(events) == [*b"hi", EOS]
     assert text_of(events) == "hi"
-    assert end_of(events) == (StopReason.EOS, "the model wrote its end-of-sequence token <id 257>")
+    assert end_of(events) == (StopReason.EOS, "stopped by end-of-sequence token <id 257> after 3 tokens")
     assert [event.index for event in events] == [0, 1, 2]
     assert len(decoder.passes) == 3
 
@@ -79,7 +81,7 @@ def test_the_last_token_is_not_computed_again() -> None:
     decoder, engine = writer(b"abcdef")
     events = generate(engine, [BOS], max_new_tokens=3)
     assert text_of(events) == "abc"
-    assert end_of(events) == (StopReason.MAX_NEW_TOKENS, "max_new_tokens = 3 reached")
+    assert end_of(events) == (StopReason.MAX_NEW_TOKENS, "cut off by max_new_tokens=3 in mid-sentence")
     assert [ids for ids, _ in decoder.passes] == [[BOS], [ord("a")], [ord("b")]]
 
 
@@ -87,7 +89,7 @@ def test_no_new_tokens_means_no_forward_pass() -> None:
     decoder, engine = writer(b"abc")
     events = generate(engine, max_new_tokens=0)
     assert [(event.id, event.text, event.decision) for event in events] == [(None, "", None)]
-    assert end_of(events) == (StopReason.MAX_NEW_TOKENS, "max_new_tokens = 0 reached")
+    assert end_of(events) == (StopReason.MAX_NEW_TOKENS, "cut off by max_new_tokens=0")
     assert decoder.passes == []
     assert not engine.has_work
 
@@ -96,7 +98,7 @@ def test_the_text_ends_before_a_stop_string() -> None:
     _, engine = writer(b"one. two. three")
     events = generate(engine, stop_strings=["two.", ". three"])
     assert text_of(events) == "one. "
-    assert end_of(events) == (StopReason.STOP_STRING, "the model wrote the stop string 'two.'")
+    assert end_of(events) == (StopReason.STOP_STRING, "stopped by the stop string 'two.' after 9 tokens")
     assert ids_of(events) == list(b"one. two.")
 
 
@@ -115,7 +117,10 @@ def test_the_window_fills_up() -> None:
     decoder, engine = writer(b"abcdefghij", prompt_length=3, n_ctx=8)
     events = generate(engine, [1, 2, 3])
     assert text_of(events) == "abcdef"  # 3 + 5 fill the window; the sixth needs no place in it
-    assert end_of(events) == (StopReason.CONTEXT_WINDOW, "the context window of 8 tokens is full")
+    assert end_of(events) == (
+        StopReason.CONTEXT_WINDOW,
+        "cut off in mid-sentence: the context window of 8 tokens is full",
+    )
     assert sum(len(ids) for ids, _ in decoder.passes) == 8
 
 
@@ -148,7 +153,7 @@ def test_the_record_of_the_last_step_says_why_it_was_the_last() -> None:
     assert [record.position for record in records if record] == [1, 2]
     assert records[0] is not None
     assert len(records[0].candidates) == 3
-    assert generate(engine, candidates=0)[0].decision == ((ord("a"), None, None, None), None)
+    assert generate(engine, candidates=0)[0].decision == Decision(Choice(ord("a")), None)
 
 
 # -- refusals -------------------------------------------------------------------------------------------------------

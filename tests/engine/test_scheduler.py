@@ -88,7 +88,7 @@ def test_those_sent_back_keep_their_places_in_the_queue() -> None:
     order = []
     while engine.has_work:
         ended += [event.request_id for event in engine.step() if event.stop]
-        queue = [sequence.request.id for sequence in (*engine.scheduler.running, *engine.scheduler.waiting)]
+        queue = [sequence.run.request.id for sequence in (*engine.scheduler.running, *engine.scheduler.waiting)]
         order.append(queue == sorted(queue))
     assert all(order)
     assert ended == [0, 1, 2, 3]
@@ -109,5 +109,5 @@ def test_a_cache_smaller_than_the_window_is_the_window() -> None:
     request = engine.submit([1, 2], CONFIG.replace(max_new_tokens=100))
     events = list(engine.stream(request))
     assert engine.n_ctx == 8
-    assert str(events[-1].stop) == "the context window of 8 tokens is full"
+    assert str(events[-1].stop) == "cut off: the context window of 8 tokens is full"
     assert decoder.pool.n_pages == 0

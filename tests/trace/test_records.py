@@ -58,7 +58,7 @@ def replace_stats(stats: RowStats, **changes: float) -> RowStats:
 
 
 def test_records_are_frozen_and_survive_pickling() -> None:
-    record = replace(RECORD, stop=Stop(StopReason.EOS, "the model wrote its end-of-sequence token <id 2>"))
+    record = replace(RECORD, stop=Stop(StopReason.EOS, "stopped by end-of-sequence token <id 2>"))
     assert pickle.loads(pickle.dumps(record)) == record
     assert record != RECORD
     with pytest.raises(FrozenInstanceError):

@@ -65,9 +65,9 @@ def test_a_certain_step_is_short() -> None:
 
 
 def test_the_end_is_told_with_its_reason() -> None:
-    stop = Stop(StopReason.STOP_STRING, "the model wrote the stop string '\\n'\x1b")
+    stop = Stop(StopReason.STOP_STRING, "stopped by the stop string '\\n'\x1b")
     window = step_window(record(PROBS, stop=stop), label, Canvas(), index=0, rows=3)
-    assert window.endswith("ends here: the model wrote the stop string '\\n'\\x1b")
+    assert window.endswith("ends here: stopped by the stop string '\\n'\\x1b")
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])

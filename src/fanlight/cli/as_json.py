@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +24,22 @@ def dumps(value: Any) -> str:
 
 def config_json(config: GenerationConfig) -> dict[str, Any]:
     """Every setting by its name."""
-    return asdict(config)
+    return {name: _plain(value) for name, value in config.values().items()}
 
 
-def stop_json(stop: Stop) -> dict[str, str]:
+def _plain(value: Any) -> Any:
+    if callable(value):
+        return getattr(value, "__name__", type(value).__name__)
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return _finite(value) if isinstance(value, float) else value
+
+
+def stop_json(stop: Stop) -> dict[str, Any]:
     """Why a text ended."""
-    return {"reason": stop.reason.value, "detail": stop.detail}
+    return {"reason": stop.reason.value, "detail": stop.detail, "token": stop.token, "string": stop.string}
 
 
 def generation_json(result: Generation, *, model: str, prompt: str, load_seconds: float) -> dict[str, Any]:
@@ -43,7 +53,9 @@ def generation_json(result: Generation, *, model: str, prompt: str, load_seconds
         "stop": stop_json(result.stop),
         "seed": result.seed,
         "config": config_json(result.config),
+        "origins": dict(result.config.origins),
         "notes": list(result.notes),
+        **_more(result),
         "timings": {
             "load_seconds": load_seconds,
             "prefill_seconds": result.prefill_seconds,
@@ -53,13 +65,45 @@ def generation_json(result: Generation, *, model: str, prompt: str, load_seconds
     }
 
 
+def _more(result: Generation) -> dict[str, Any]:
+    """What only some texts have."""
+    found: dict[str, Any] = {}
+    if result.score is not None:
+        found["score"] = result.score
+    if result.votes is not None:
+        found |= {"answer": result.answer, "votes": result.votes}
+    if result.speculation is not None:
+        found["speculation"] = {**asdict(result.speculation), "tokens_per_pass": result.speculation.tokens_per_pass}
+    if result.search is not None:
+        found["search"] = asdict(result.search)
+    if result.others:
+        found["others"] = [
+            {
+                "text": other.text,
+                "ids": list(other.ids),
+                "stop": stop_json(other.stop),
+                "seed": other.seed,
+                "steps": [step_json(step) for step in other.steps],
+                **_more(other),
+            }
+            for other in result.others
+        ]
+    return found
+
+
 def step_json(step: Step) -> dict[str, Any]:
     """One chosen token; its record too, if there is one."""
-    head = {"index": step.index, "id": step.id, "token": step.token, "text": step.text}
+    head: dict[str, Any] = {"index": step.index, "id": step.id, "token": step.token, "text": step.text}
+    if step.decision.guess is not None:
+        head["guess"] = asdict(step.decision.guess)
     if step.decision.record is None:
         return head
-    texts = [candidate.text for candidate in step.candidates]
-    return {**head, **record_json(step.decision.record, texts)}
+    candidates = step.candidates
+    found = record_json(step.decision.record, [candidate.text for candidate in candidates])
+    for row, candidate in zip(found["candidates"], candidates, strict=True):
+        if candidate.removal is not None:
+            row["removed_by"], row["rule"] = candidate.removal.label, candidate.removal.rule
+    return {**head, **found}
 
 
 def record_json(record: StepRecord, texts: Sequence[str]) -> dict[str, Any]:
@@ -74,7 +118,11 @@ def record_json(record: StepRecord, texts: Sequence[str]) -> dict[str, Any]:
         "raw_rank": record.raw_rank,
         "final_rank": record.final_rank,
         "margin": record.margin,
+        "lead": record.lead,
+        "runner_up": record.runner_up,
+        "tail_prob": record.tail_prob,
         "eos_prob": record.eos_prob,
+        "final_eos_prob": record.final_eos_prob,
         "raw": _stats(record.raw),
         "final": _stats(record.final),
         "candidates": [

@@ -11,12 +11,15 @@ from fanlight.cli.options import Command, Option
 from fanlight.cli.output import Output, decode_utf8
 from fanlight.cli.settings import (
     COLOR,
+    HELPERS,
     MODEL_OPTIONS,
+    explained,
+    load_helpers,
     load_model,
     make_config,
     say_defaults,
     say_notes,
-    setting_options,
+    setting_groups,
 )
 from fanlight.errors import ContextOverflow, FanlightError, OptionError
 
@@ -34,6 +37,9 @@ HELP = {"/help": "this list", "/reset": "begin anew", "/exit": "leave (or Ctrl-D
 def run(values: dict[str, Any], words: list[str], output: Output) -> int:
     """See COMMAND."""
     make_config(values)  # a mistake shows before the model is read
+    if values.get("explain_settings"):
+        explained(values, make_config(values, load_model(values, output), max_new_tokens=MAX_NEW_TOKENS), output)
+        return 0
     is_interactive = sys.stdin is not None and sys.stdin.isatty()
     model = load_model(values, output)
     if model.tokenizer.chat_template is None:
@@ -43,7 +49,7 @@ def run(values: dict[str, Any], words: list[str], output: Output) -> int:
     say_notes(config, output)
     if "candidates" in values:
         output.note("candidates has no effect in a chat")
-    chat = Chat(model, config, values.get("system"), output)
+    chat = Chat(model, config, values.get("system"), output, load_helpers(values))
     if not is_interactive:
         return _from_pipe(chat, output)
     output.summary(f"{model.name}. /help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves.")
@@ -53,8 +59,10 @@ def run(values: dict[str, Any], words: list[str], output: Output) -> int:
 class Chat:
     """The messages so far, and the next answer."""
 
-    def __init__(self, model: Model, config: GenerationConfig, system: str | None, output: Output) -> None:
-        self._model, self._config, self._output = model, config, output
+    def __init__(
+        self, model: Model, config: GenerationConfig, system: str | None, output: Output, helpers: dict[str, Any]
+    ) -> None:
+        self._model, self._config, self._output, self._helpers = model, config, output, helpers
         self._first = [] if system is None else [{"role": "system", "content": system}]
         self.messages = list(self._first)
 
@@ -71,7 +79,11 @@ class Chat:
         pieces: list[str] = []
         stop: Stop | None = None
         try:
-            with self._model.stream_chat(turn, self._config) as stream:
+            with self._model.stream_chat(turn, self._config, **self._helpers) as stream:
+                if stream.n_texts > 1:  # the best of them is known at the end
+                    best = stream.result()
+                    pieces, stop = [best.text], best.stop
+                    self._output.write_text(best.text)
                 for step in stream:
                     pieces.append(step.text)
                     self._output.write_text(step.text)
@@ -182,11 +194,8 @@ each line is one message, and only the answers are written to standard output.
 commands in the chat: {", ".join(f"{name} ({what})" for name, what in HELP.items())}""",
     groups=(
         ("conversation", (Option("system", "how the assistant is to behave", metavar="TEXT"), COLOR)),
-        (
-            "settings, named as in GenerationConfig",
-            setting_options(max_new_tokens=str(MAX_NEW_TOKENS), candidates="0"),
-        ),
-        ("model", MODEL_OPTIONS),
+        *setting_groups(max_new_tokens=str(MAX_NEW_TOKENS), candidates="0"),
+        ("model", (*MODEL_OPTIONS, *HELPERS)),
     ),
     run=run,
     max_words=0,

@@ -11,12 +11,15 @@ from fanlight.cli.options import Command, Option
 from fanlight.cli.output import Output, read_prompt
 from fanlight.cli.settings import (
     COLOR,
+    HELPERS,
     MODEL_OPTIONS,
+    explained,
+    load_helpers,
     load_model,
     make_config,
     say_defaults,
     say_notes,
-    setting_options,
+    setting_groups,
 )
 from fanlight.errors import OptionError
 
@@ -40,6 +43,9 @@ def run(values: dict[str, Any], words: list[str], output: Output) -> int:
         raise OptionError("--explain shows candidates: --candidates must be at least 1 with it")
     defaults: dict[str, Any] = {"candidates": EXPLAINED} if explains else {} if as_json else {"candidates": 0}
     make_config(values, **defaults)  # a mistake shows before the model is read
+    if values.get("explain_settings"):
+        explained(values, make_config(values, load_model(values, output), **defaults), output)
+        return 0
     prompt = read_prompt(words, output, USAGE)
     started = time.perf_counter()
     model = load_model(values, output)
@@ -49,9 +55,13 @@ def run(values: dict[str, Any], words: list[str], output: Output) -> int:
     say_notes(config, output)
     if "candidates" in values and not explains and not as_json:
         output.note("candidates has no effect without --explain or --json")
-    stream = model.stream(prompt, config)
+    stream = model.stream(prompt, config, **load_helpers(values))
     if not prompt:
         output.note(f"the prompt is empty: starting from {model.tokenizer.token_label(stream.prompt_ids[0])}")
+    if stream.n_texts > 1 and explains:
+        raise OptionError("--explain shows one text: use --json, or leave --num-return-sequences and --best-of out")
+    if stream.n_texts > 1 and not as_json:
+        return _several(stream, output)
     if as_json:
         return _as_json(stream, output, model.name, prompt, load_seconds)
     echo = prompt if values.get("echo", output.is_terminal) else ""
@@ -60,21 +70,33 @@ def run(values: dict[str, Any], words: list[str], output: Output) -> int:
 
 def _collect(stream: Stream, show: Callable[[Step], None]) -> tuple[Generation, bool]:
     """Show every step as it comes; (the result, whether Ctrl-C ended it)."""
-    steps: list[Step] = []
     try:
         for step in stream:
-            steps.append(step)
             show(step)
     except KeyboardInterrupt:
         stream.close()
-        return stream.result(steps), True
-    return stream.result(steps), False
+        return stream.result(), True
+    return stream.result(), False
 
 
 def _text(stream: Stream, output: Output, echo: str) -> int:
     output.write_text(_tail(echo), "dim")
     result, interrupted = _collect(stream, lambda step: output.write_text(step.text))
     output.end_line()
+    output.summary(summary(result, interrupted))
+    return INTERRUPTED if interrupted else 0
+
+
+def _several(stream: Stream, output: Output) -> int:
+    """Several texts: which comes first is known at the end."""
+    result, interrupted = _collect(stream, lambda step: None)
+    for i, text in enumerate(result.all):
+        if result.others:
+            score = f", {text.score:.3f}" if text.score is not None else ""
+            votes = f", {text.votes} votes for {text.answer!r}" if text.votes is not None else ""
+            output.summary(f"--- {i + 1} of {len(result.all)}{score}{votes}: {text.stop.detail}")
+        output.write_text(text.text)
+        output.end_line()
     output.summary(summary(result, interrupted))
     return INTERRUPTED if interrupted else 0
 
@@ -124,6 +146,9 @@ def summary(result: Generation, interrupted: bool = False) -> str:
         parts.append(f"prefill {n_prompt} at {n_prompt / result.prefill_seconds:.0f} tok/s")
     if n_new > 1 and result.decode_seconds > 0:
         parts.append(f"decode at {(n_new - 1) / result.decode_seconds:.0f} tok/s")
+    if result.speculation is not None:
+        found = result.speculation
+        parts.append(f"{found.n_right} of {found.n_guessed} guesses right, {found.tokens_per_pass:.1f} tokens a pass")
     if result.config.samples:
         parts.append(f"seed {result.seed}")
     return "[" + " | ".join(parts) + "]"
@@ -138,7 +163,7 @@ The text goes to standard output as it is generated. On a terminal the prompt is
 there is the new text only, and a newline. Notes and a summary go to standard error. After Ctrl-C, what was
 generated stays.""",
     groups=(
-        ("settings, named as in GenerationConfig", setting_options(candidates="20 with --json, 6 with --explain")),
+        *setting_groups(candidates="20 with --json, 6 with --explain"),
         (
             "output",
             (
@@ -148,7 +173,7 @@ generated stays.""",
                 COLOR,
             ),
         ),
-        ("model", MODEL_OPTIONS),
+        ("model", (*MODEL_OPTIONS, *HELPERS)),
     ),
     run=run,
 )

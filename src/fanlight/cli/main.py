@@ -17,6 +17,7 @@ COMMANDS = {
     "generate": ("generate", "continue a text"),
     "chat": ("chat", "talk with the model"),
     "next": ("next_token", "the next token under several temperatures"),
+    "detect": ("detect", "whether a text carries a watermark"),
     "inspect": ("inspect_model", "what a model is made of, and its vocabulary"),
     "models": ("models", "which models are there, and what they cost in memory"),
     "pull": ("pull", "fetch a model from the hub, or bring it up to date"),

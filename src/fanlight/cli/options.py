@@ -19,7 +19,7 @@ class Option(NamedTuple):
     name: str
     help: str
     kind: str = "text"
-    """"flag" (with --no- to switch it off), "int", "float", "text"."""
+    """"flag" (with --no- to switch it off), "int", "float", "text", "json"."""
     metavar: str = ""
     short: str = ""
     """One letter: "m" for -m."""
@@ -54,20 +54,8 @@ class Command(NamedTuple):
 
 
 HELP = Option("help", "show this help", kind="flag", short="h")
-_OTHER_NAMES = {  # what other programs call it
-    "temp": "temperature",
-    "n_predict": "max_new_tokens",
-    "predict": "max_new_tokens",
-    "num_predict": "max_new_tokens",
-    "max_tokens": "max_new_tokens",
-    "max_length": "max_new_tokens",
-    "repeat_penalty": "repetition_penalty",
-    "greedy": "no_do_sample",
-    "sample": "do_sample",
-    "stop": "stop_strings",
-    "verbose": "explain",
-    "top_logprobs": "candidates",
-}
+_OTHER_NAMES = {"greedy": "no_do_sample", "sample": "do_sample", "verbose": "explain"}
+"""What other programs call a switch; for settings see decoding.config.OTHER_NAMES."""
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -127,7 +115,9 @@ def _unknown(word: str, known: dict[str, Option]) -> OptionError:
         for option in known.values()
         for n in ((option.name, f"no_{option.name}") if option.kind == "flag" else (option.name,))
     ]
-    meant = _OTHER_NAMES.get(name, "")
+    from fanlight.decoding.config import OTHER_NAMES
+
+    meant = _OTHER_NAMES.get(name, OTHER_NAMES.get(name, ""))
     near = [meant] if meant in names else [n for n in names if len(name) > 2 and n.startswith(name)]
     near = near or get_close_matches(name, names, n=1)
     hint = f"did you mean --{near[0].replace('_', '-')}?" if near else "--help lists them all"
@@ -161,13 +151,23 @@ def _value(option: Option, text: str) -> Any:
     if option.choices and text not in option.choices:
         raise OptionError(f"{option.flag} can be {', '.join(option.choices)}: got {text!r}")
     try:
-        return {"int": int, "float": float, "text": str}[option.kind](text)
+        readers: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "text": str, "json": _json}
+        return readers[option.kind](text)
     except ValueError:
         raise _refuse(option, text) from None
 
 
+def _json(text: str) -> Any:
+    """JSON; a bare word is itself."""
+    if text.isidentifier() and text not in ("true", "false", "null"):
+        return text
+    import json
+
+    return json.loads(text)
+
+
 def _refuse(option: Option, text: str) -> OptionError:
-    kind = {"int": "a whole number", "float": "a number"}[option.kind]
+    kind = {"int": "a whole number", "float": "a number", "json": "JSON"}[option.kind]
     return OptionError(f"{option.flag} takes {kind}{' or none' if option.nullable else ''}: got {text!r}")
 
 

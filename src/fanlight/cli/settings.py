@@ -4,50 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from fanlight.cli.options import Option
 from fanlight.cli.output import COLORS, Output
-from fanlight.decoding.config import GenerationConfig
+from fanlight.decoding.config import DEFAULTS, GROUPS, OPTIONS, GenerationConfig
+from fanlight.decoding.option_help import HELP
+from fanlight.decoding.presets import PRESETS
 from fanlight.kernels import KINDS
 from fanlight.kernels.ops import QUANTIZE
 
 if TYPE_CHECKING:
     from fanlight.api import Model
 
-HELP: Mapping[str, str] = {
-    "max_new_tokens": "end the text after N tokens",
-    "do_sample": "draw each token from the distribution; otherwise take the most probable one",
-    "temperature": "divide the logits by T: below 1 sharpens, above 1 flattens, 0 takes the most probable token",
-    "top_k": "keep the K most probable tokens; 0 keeps all",
-    "top_p": "keep the most probable tokens that reach P together, above 0 to 1",
-    "min_p": "keep tokens at least P times as probable as the first, 0 to 1",
-    "repetition_penalty": "make tokens that are in the text already less probable: 1 is off, 1.1 is common",
-    "seed": "any integer; the same request with the same seed gives the same text (default: a new one each time)",
-    "stop_strings": "end the text before TEXT; may be given several times (a newline: $'\\n')",
-    "eos_token_id": "ids that end the text, instead of the model's own; 1,2 or several times",
-    "ignore_eos": "go on after an end-of-text token",
-    "candidates": "how many of the most probable tokens to record at each step",
-}
-_METAVARS = {
-    "max_new_tokens": "N",
-    "temperature": "T",
-    "top_k": "K",
-    "top_p": "P",
-    "min_p": "P",
-    "repetition_penalty": "R",
-}
-_KINDS = {
-    "int": ("int", False, False),
-    "bool": ("flag", False, False),
-    "float": ("float", False, False),
-    "int | None": ("int", False, True),
-    "float | None": ("float", False, True),
-    "tuple[str, ...]": ("text", True, False),
-    "tuple[int, ...] | None": ("int", True, False),
-}
-"""Annotation -> (kind, many, nullable)."""
+PRESET = Option("preset", "settings under one name", choices=tuple(PRESETS))
+SETTINGS_FILE = Option("settings", "settings from a JSON or TOML file; flags go before them", metavar="FILE")
+EXPLAIN_SETTINGS = Option(
+    "explain_settings", "print every setting, its value, where it came from, and end", kind="flag"
+)
+SHARED = (PRESET, SETTINGS_FILE, EXPLAIN_SETTINGS)
+ORDER = Option("order", "the same as --processors", metavar="NAME,...")
+HELPERS = (
+    Option("assistant", "a smaller model that guesses ahead: the same text, sooner", metavar="MODEL"),
+    Option("amateur", "a smaller model for contrastive decoding", metavar="MODEL"),
+)
 
 MODEL_OPTIONS = (
     Option(
@@ -82,25 +62,36 @@ COLOR = Option(
 )
 
 
+def setting_groups(**defaults: str) -> tuple[tuple[str, tuple[Option, ...]], ...]:
+    """The flags of all settings, by groups. defaults: where a command has its own."""
+    known = {option.name: option for option in setting_options(**defaults)}
+    groups = []
+    for group in GROUPS:
+        options = [known[name] for name, option in OPTIONS.items() if option.group == group and name in known]
+        groups.append(
+            (group, (*options, ORDER) if any(option.name == "processors" for option in options) else tuple(options))
+        )
+    return (("settings, named as in GenerationConfig", SHARED), *groups)
+
+
 def setting_options(**defaults: str) -> tuple[Option, ...]:
-    """A flag for every field of GenerationConfig, so that none can be forgotten. defaults: where a command has its own."""
+    """A flag for every field of GenerationConfig that can be typed, so that none can be forgotten."""
     options = []
-    for field in fields(GenerationConfig):
-        kind, many, nullable = _KINDS[str(field.type)]
-        default = defaults.get(field.name, _default(field.default))
-        metavar = _METAVARS.get(field.name, {"int": "N", "float": "X", "text": "TEXT", "flag": ""}[kind])
-        short = "n" if field.name == "max_new_tokens" else ""
-        help_line = HELP.get(field.name, "")
+    for name, option in OPTIONS.items():
+        rule = option.rule
+        if rule.kind == "none":  # functions
+            continue
         options.append(
             Option(
-                field.name,
-                help_line,
-                kind=kind,
-                metavar=metavar,
-                short=short,
-                many=many,
-                nullable=nullable,
-                default=default,
+                name,
+                HELP[name],
+                kind=rule.kind,
+                metavar=option.metavar
+                or {"int": "N", "float": "X", "json": "JSON", "text": "TEXT", "flag": ""}[rule.kind],
+                short="n" if name == "max_new_tokens" else "",
+                many=rule.many,
+                nullable=rule.nullable and not rule.many and rule.kind in ("int", "float"),
+                default=defaults.get(name, _default(DEFAULTS[name])),
             )
         )
     return tuple(options)
@@ -109,18 +100,40 @@ def setting_options(**defaults: str) -> tuple[Option, ...]:
 def _default(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
-    return "" if value is None or value == () else str(value)
+    return "" if value is None or isinstance(value, tuple) else str(value)
 
 
 def make_config(values: Mapping[str, Any], model: Model | None = None, **defaults: Any) -> GenerationConfig:
-    """The settings among a command's values, over the model's defaults, over the command's own. Errors: OptionError."""
-    given = {field.name: values[field.name] for field in fields(GenerationConfig) if field.name in values}
-    return GenerationConfig.from_options({**defaults, **(model.defaults.values if model else {}), **given})
+    """The settings among a command's values: over a file, a preset, the model's, the command's own. Errors: OptionError."""
+    from fanlight.api import layered
+
+    given = {name: values[name] for name in DEFAULTS if name in values}
+    if "order" in values:
+        given["processors"] = values["order"]
+    preset = values.get("preset")
+    own = model.defaults if model is not None and preset is None else None
+    return layered(own, preset=preset, file=values.get("settings"), options=given, own=defaults)
+
+
+def explained(values: Mapping[str, Any], config: GenerationConfig, output: Output) -> bool:
+    """Print the table of all settings, if --explain-settings asks for it; whether it did."""
+    if values.get("explain_settings"):
+        output.line(str(config.explain()))
+    return bool(values.get("explain_settings"))
+
+
+def load_helpers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The models of --assistant and --amateur. Errors: as `fanlight.load`."""
+    from fanlight.api import load
+
+    how = {name: values[name] for name in ("threads", "kernels") if name in values}
+    return {name: load(values[name], **how) for name in ("assistant", "amateur") if name in values}
 
 
 def say_defaults(values: Mapping[str, Any], model: Model, output: Output) -> None:
     """Which settings are the model's own wish."""
-    own = [f"{name} {value}" for name, value in model.defaults.values.items() if name not in values]
+    replaced = values.get("preset") is not None
+    own = [f"{name} {value}" for name, value in model.defaults.values.items() if name not in values and not replaced]
     if own:
         output.note(f"the model's own settings: {', '.join(own)} ({model.defaults.origin})")
     for note in model.defaults.notes():

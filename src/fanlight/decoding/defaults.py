@@ -13,11 +13,8 @@ from typing import Any
 from fanlight.decoding.config import DEFAULTS, GenerationConfig
 from fanlight.errors import CheckpointError, OptionError
 
-TAKEN = (
-    *("max_new_tokens", "do_sample", "temperature", "top_k", "top_p", "min_p"),
-    "repetition_penalty",
-)
-"""Options of generation_config.json that mean the same here."""
+TAKEN = frozenset(DEFAULTS) - {"max_length", "seed", "candidates", "processors"}
+"""Options of generation_config.json that mean the same here. max_length there is a window, rather than a wish."""
 
 NO_SETTINGS = frozenset(
     (
@@ -34,24 +31,8 @@ NO_SETTINGS = frozenset(
     )
 )
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "num_beams": (1,),
-    "num_beam_groups": (1,),
-    "num_return_sequences": (1,),
-    "typical_p": (1, 1.0),
-    "penalty_alpha": (0,),
-    "epsilon_cutoff": (0,),
-    "eta_cutoff": (0,),
-    "diversity_penalty": (0,),
-    "encoder_repetition_penalty": (1,),
-    "length_penalty": (1,),
-    "no_repeat_ngram_size": (0,),
     "encoder_no_repeat_ngram_size": (0,),
     "max_length": (20,),
-    "min_length": (0,),
-    "guidance_scale": (1,),
-    "renormalize_logits": (False,),
-    "remove_invalid_values": (False,),
-    "early_stopping": (False,),
 }
 """Values of other options that change nothing."""
 

@@ -6,23 +6,29 @@ to one thread at a time.
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fanlight.cache.paged import PagedCache
-from fanlight.decoding.config import GenerationConfig
-from fanlight.decoding.step import StepSettings, decide
-from fanlight.decoding.stopping import CANCELLED, Stop, StopRules, stop_max_new_tokens
-from fanlight.engine.request import DetokenizerFactory, Request, Sequence, StepEvent, checked_ids, seed_of
-from fanlight.engine.scheduler import Scheduler, Work
-from fanlight.errors import ContextOverflow, FanlightError, NumericError, OptionError
+from fanlight.decoding.config import DEFAULTS, GenerationConfig
+from fanlight.decoding.processors import Processor, Surroundings
+from fanlight.decoding.step import StepSettings
+from fanlight.decoding.stopping import CANCELLED, StopRules, stop_max_new_tokens
+from fanlight.decoding.strategies.base import AMATEUR, ASSISTANT, MAIN
+from fanlight.decoding.strategies.choose import start, strategy_of
+from fanlight.engine.lane import Lane
+from fanlight.engine.output import Output
+from fanlight.engine.request import DetokenizerFactory, Helpers, Request, StepEvent, checked_ids, seed_of
+from fanlight.engine.run import Run
+from fanlight.errors import ContextOverflow, FanlightError, OptionError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from fanlight.kernels.ops import Tensor
+    from fanlight.decoding.constraints import Constraint, Vocabulary
+    from fanlight.engine.scheduler import Work
     from fanlight.models.base import Decoder
 
 
@@ -35,93 +41,174 @@ class Engine:
         *,
         eos_ids: Iterable[int] = (),
         detokenizer_factory: DetokenizerFactory | None = None,
+        token_label: Callable[[int], str] | None = None,
+        token_text: Callable[[int], str] | None = None,
+        vocabulary: Callable[[], Vocabulary] | None = None,
         prefill_chunk: int = 512,
         max_batch: int = 64,
         max_cache_bytes: int | None = None,
     ) -> None:
         """eos_ids: the model's own. detokenizer_factory: makes each request's ids-to-text stream; None: no text.
 
-        prefill_chunk: prompt tokens in one pass. max_batch: sequences that run at once. max_cache_bytes limits the KV
-        cache: sequences then wait for each other, and the window may be shorter than the model's. Raises OptionError.
+        token_label: a token as a word, for messages. token_text: its text, for settings that speak of texts. vocabulary: all
+        tokens' bytes, for grammars. prefill_chunk: prompt tokens in one pass. max_batch: sequences that run at once.
+        max_cache_bytes limits the KV cache: sequences then wait for each other, and the window may be shorter than the
+        model's. Raises OptionError.
         """
         self.decoder = decoder
         self.ops = decoder.ops
-        self.cache = PagedCache(decoder.new_pool(), decoder.config.n_ctx, max_cache_bytes)
+        self._sizes = {"prefill_chunk": prefill_chunk, "max_batch": max_batch}
+        main = Lane(decoder, max_cache_bytes=max_cache_bytes, **self._sizes)
+        self._lanes: dict[int, Lane] = {id(decoder): main}
+        self.cache, self.scheduler = main.cache, main.scheduler
         self.n_ctx = self.cache.n_ctx
         self.eos_ids = self._check_ids("eos_ids", eos_ids)
-        self.scheduler = Scheduler(self.cache, prefill_chunk=prefill_chunk, max_batch=max_batch)
         self._detokenizer_factory = detokenizer_factory
+        self._token_label, self._token_text, self._vocabulary = token_label, token_text, vocabulary
         self._n_requests = 0
-        self._live: dict[int, Sequence] = {}  # until the last event is handed out
-        self._ready: list[StepEvent] = []  # events that need no forward pass
+        self._live: dict[int, Run] = {}  # until the last event is handed out
         self._streams: dict[int, deque[StepEvent]] = {}
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
-    def submit(self, prompt_ids: Iterable[int], config: GenerationConfig | None = None) -> Request:
-        """Queue a request. Raises OptionError for ids that the model does not have, ContextOverflow for too many."""
-        config = config or GenerationConfig()
+    def submit(
+        self, prompt_ids: Iterable[int], config: GenerationConfig | None = None, helpers: Helpers | None = None
+    ) -> Request:
+        """Queue a request. helpers: other models that it wants beside this one.
+
+        Raises OptionError for ids that the model does not have and for settings that contradict each other, ContextOverflow
+        for too many ids, and what a constraint raises that cannot be compiled.
+        """
+        config, helpers = config or GenerationConfig(), helpers or Helpers()
         ids = self._check_ids("prompt_ids", prompt_ids)
         if not ids:
             raise OptionError(
                 "prompt_ids is empty: give at least one id, such as the model's beginning-of-sequence token"
             )
-        if len(ids) > self.n_ctx:
-            raise ContextOverflow(
-                f"the prompt has {len(ids)} tokens, the context window holds {self.n_ctx}; shorten the prompt"
-            )
+        self._check_length("the prompt", len(ids))
         if config.stop_strings and self._detokenizer_factory is None:
             raise OptionError("stop_strings need text: give the engine a detokenizer_factory, or use eos_token_id")
+        if config.negative_prompt_ids is not None:
+            self._check_length(
+                "the negative prompt", len(self._check_ids("negative_prompt_ids", config.negative_prompt_ids))
+            )
+        has = {"has_assistant": helpers.assistant is not None, "has_amateur": helpers.amateur is not None}
+        strategy_of(config, **has)
+        self._check_layers(config)
+        skip, given, constraint = "", [], None
+        n_given = len(ids)
+        if config.token_healing:
+            ids, skip, healing = self._heal(ids)
+            given += [healing] if healing is not None else []
+        if self._constraint_kind(config) is not None:
+            constraint = self._constraint(config, n_given, skip)
+            given.append(constraint)
+        return self._admit(ids, config, helpers, tuple(given), constraint, skip)
+
+    def _admit(
+        self,
+        ids: tuple[int, ...],
+        config: GenerationConfig,
+        helpers: Helpers,
+        given: tuple[Processor, ...],
+        constraint: Constraint | None,
+        skip: str,
+    ) -> Request:
         eos_ids = self.eos_ids if config.eos_token_id is None else self._check_ids("eos_token_id", config.eos_token_id)
-        seed = seed_of(config)
-        request = Request(id=self._n_requests, prompt_ids=ids, config=config, seed=seed)
-        sequence = Sequence(
-            request,
-            settings=StepSettings.of(config, seed=seed, eos_ids=eos_ids, ops=self.ops),
-            rules=StopRules(
-                eos_ids=frozenset() if config.ignore_eos else frozenset(eos_ids),
-                max_new_tokens=config.max_new_tokens,
-                n_ctx=self.n_ctx,
-            ),
-            slot=self.cache.open(),
-            detokenizer=self._detokenizer_factory(ids) if self._detokenizer_factory else None,
+        request = Request(id=self._n_requests, prompt_ids=ids, config=config, seed=seed_of(config), helpers=helpers)
+        rules = StopRules(
+            eos_ids=frozenset() if config.ignore_eos else frozenset(eos_ids),
+            max_new_tokens=config.new_tokens,
+            max_length=config.max_length if config.new_tokens is None else None,
+            n_ctx=self.n_ctx,
+            deadline=None if config.max_time is None else time.monotonic() + config.max_time,
+            max_time=config.max_time,
+            token_label=self._token_label,
         )
+        if config.new_tokens is None and config.max_length is not None and len(ids) >= config.max_length:
+            raise OptionError(
+                f"the prompt has {len(ids)} tokens, max_length={config.max_length} leaves room for none; raise it"
+            )
+        lanes = {MAIN: self._lanes[id(self.decoder)]}
+        for name, decoder in ((ASSISTANT, helpers.assistant), (AMATEUR, helpers.amateur)):
+            if decoder is not None:
+                lanes[name] = self._lane(name, decoder)
+        sizes = self.decoder.config
+        around = Surroundings(
+            ops=self.ops,
+            n_vocab=sizes.n_vocab,
+            prompt_ids=ids,
+            seed=request.seed,
+            eos_ids=eos_ids,
+            max_length=None if rules.max_new_tokens is None and rules.max_length is None else rules.longest(len(ids)),
+            n_layer=sizes.n_layer,
+            tied_head=sizes.tied_head,
+            token_text=self._token_text,
+            given=given,
+            others=frozenset(lanes),
+        )
+        settings = [StepSettings.of(config, replace(around, seed=request.seed_of(i))) for i in range(request.n_outputs)]
+        run = Run(request, lanes=lanes, settings=settings, rules=rules)
+        put = run.events.append
+        for i in range(request.n_outputs):
+            detokenizer = self._detokenizer_factory(ids) if self._detokenizer_factory else None
+            run.outputs.append(Output(request, i, rules=rules, detokenizer=detokenizer, put=put, skip=skip))
+            if config.best_of > 1:
+                run.outputs[i].score = 0.0
         self._n_requests += 1
-        self._live[request.id] = sequence
-        if config.max_new_tokens == 0:
-            self._end_without_token(sequence, stop_max_new_tokens(0))
+        self._live[request.id] = run
+        if config.new_tokens == 0:
+            run.end(stop_max_new_tokens(0))
         else:
-            self.scheduler.add(sequence)
+            forced = constraint.likely if constraint is not None else None
+            run.begin(
+                start(
+                    run,
+                    settings,
+                    forced=forced,
+                    has_assistant=helpers.assistant is not None,
+                    has_amateur=helpers.amateur is not None,
+                )
+            )
         return request
 
     def cancel(self, request: Request) -> None:
         """End a request now; its last event comes with the next step. Nothing happens if it has ended."""
-        sequence = self._live.get(request.id)
-        if sequence is not None and not sequence.ended:
-            self._end_without_token(sequence, CANCELLED)
+        run = self._live.get(request.id)
+        if run is not None and not run.ended:
+            run.end(CANCELLED)
 
     @property
     def has_work(self) -> bool:
         """Whether a step would return or compute anything."""
-        return bool(self._ready) or self.scheduler.has_work
+        return any(run.events for run in self._live.values()) or any(
+            lane.scheduler.has_work for lane in self._lanes.values()
+        )
 
     # -- running ----------------------------------------------------------------------------------------------------
 
     def step(self) -> list[StepEvent]:
-        """One forward pass for all sequences that can advance, and one event for each that chose a token.
+        """One forward pass of each model for all sequences that can advance, and the events of what was decided.
 
         A request whose logits are damaged ends with an event that has `error`. If the pass itself raises, so does this,
         and the requests in it end in the same way: the next step hands out their events.
         """
-        events, self._ready = self._ready, []
-        work: list[Work] = []
-        try:
-            work = self.scheduler.plan()
-            if work:
-                self._advance(work, events)
-        except BaseException as error:
-            self._ready = events + self._fail_pass(work, error)
-            raise
+        events = self._collect()
+        for lane in tuple(self._lanes.values()):
+            work: list[Work] = []
+            try:
+                work = lane.scheduler.plan()
+                done = lane.compute(work) if work else []
+            except BaseException as error:
+                self._fail_pass(
+                    [item.sequence.run for item in work] or [s.run for s in lane.scheduler.next_up()], error
+                )
+                self._requeue(events)
+                raise
+            for sequence in done:
+                if not sequence.closed and sequence.run.arrived(sequence):
+                    sequence.run.advance()
+        events += self._collect()
         self._hand_out(events)
         return events
 
@@ -146,78 +233,96 @@ class Engine:
 
     # -- inside a step ----------------------------------------------------------------------------------------------
 
-    def _advance(self, work: list[Work], events: list[StepEvent]) -> None:
-        ids: list[int] = []
-        logit_rows: list[int] = []
-        choosing: list[Sequence] = []
-        for sequence, n_new in work:
-            start = sequence.slot.length
-            end = start + n_new
-            ids += sequence.ids[start:end]
-            if end == len(sequence.ids):
-                logit_rows.append(len(ids) - 1)
-                choosing.append(sequence)
-        batch = self.cache.batch([(sequence.slot, n_new) for sequence, n_new in work])
-        logits = self.decoder.forward(ids, batch, logit_rows)  # (len(logit_rows), n_vocab)
-        for row, sequence in enumerate(choosing):
-            events.append(self._choose(sequence, self.ops.row(logits, row)))
-
-    def _choose(self, sequence: Sequence, logits: Tensor) -> StepEvent:
-        try:
-            decision = decide(sequence.ids, logits, sequence.settings)
-        except NumericError as error:  # this row is damaged; the others are not
-            where = f"request {sequence.request.id}, position {len(sequence.ids)}"
-            return self._fail(sequence, NumericError(f"{where}: {error}"))
-        token = decision.choice.id
-        text, stop = sequence.append(token)
-        if stop is not None:
-            if decision.record is not None:
-                decision = decision._replace(record=replace(decision.record, stop=stop))
-            self._end(sequence)
-        return StepEvent(sequence.request.id, sequence.n_new - 1, token, decision, text, stop)
-
-    # -- ending -----------------------------------------------------------------------------------------------------
-
-    def _end(self, sequence: Sequence) -> None:
-        sequence.ended = True
-        self.scheduler.remove(sequence)
-
-    def _fail(self, sequence: Sequence, error: FanlightError) -> StepEvent:
-        self._end(sequence)
-        return StepEvent(sequence.request.id, sequence.n_new, None, None, "", None, error)
-
-    def _fail_pass(self, work: list[Work], error: BaseException) -> list[StepEvent]:
-        """Nothing that these sequences hold in the cache can be trusted. No work: it was the plan that raised."""
-        events = []
-        for sequence in [item.sequence for item in work] or self.scheduler.next_up():
-            if not sequence.ended:
-                failure = FanlightError(f"request {sequence.request.id} ended: its forward pass raised {error!r}")
-                failure.__cause__ = error
-                events.append(self._fail(sequence, failure))
+    def _collect(self) -> list[StepEvent]:
+        events: list[StepEvent] = []
+        for run in self._live.values():
+            if not run.events:
+                continue
+            last = run.events[-1] if run.ended else None
+            for event in run.events:
+                if event is last:
+                    events.append(replace(event, search=run.search) if run.search is not None else event)
+                else:
+                    events.append(replace(event, is_last=False) if event.stop is not None else event)
+            run.events.clear()
         return events
 
-    def _end_without_token(self, sequence: Sequence, stop: Stop) -> None:
-        self._end(sequence)
-        self._ready.append(StepEvent(sequence.request.id, sequence.n_new, None, None, sequence.rest(), stop))
+    def _requeue(self, events: list[StepEvent]) -> None:
+        for event in reversed(events):
+            self._live[event.request_id].events.insert(0, event)
+
+    def _fail_pass(self, runs: Iterable[Run], error: BaseException) -> None:
+        """Nothing that these requests hold in the cache can be trusted."""
+        for run in dict.fromkeys(runs):
+            if not run.ended:
+                failure = FanlightError(f"request {run.request.id} ended: its forward pass raised {error!r}")
+                failure.__cause__ = error
+                run.fail(failure)
 
     def _hand_out(self, events: list[StepEvent]) -> None:
         for event in events:
             if event.request_id in self._streams:
                 self._streams[event.request_id].append(event)
-            if event.stop is not None or event.error is not None:
+            if event.ends_request:
                 self._live.pop(event.request_id, None)
                 self._streams.pop(event.request_id, None)
 
     def _forget(self, request: Request) -> None:
         """End a request that no one listens to any more: no event."""
         self._streams.pop(request.id, None)
-        sequence = self._live.pop(request.id, None)
-        if sequence is not None:
-            self._end(sequence)
-            self._ready = [event for event in self._ready if event.request_id != request.id]
+        run = self._live.pop(request.id, None)
+        if run is not None and not run.ended:
+            run.finish()
+
+    # -- checks and preparations ------------------------------------------------------------------------------------
+
+    def _lane(self, name: str, decoder: Decoder) -> Lane:
+        if decoder.config.n_vocab != self.decoder.config.n_vocab:
+            raise OptionError(
+                f"{name}: its vocabulary has {decoder.config.n_vocab} tokens, the model's {self.decoder.config.n_vocab}; "
+                "it must be the same vocabulary"
+            )
+        if id(decoder) not in self._lanes:
+            self._lanes[id(decoder)] = Lane(decoder, **self._sizes)
+        return self._lanes[id(decoder)]
 
     def _check_ids(self, what: str, ids: Iterable[int]) -> tuple[int, ...]:
         return checked_ids(what, ids, self.decoder.config.n_vocab)
+
+    def _check_length(self, what: str, n: int) -> None:
+        if n > self.n_ctx:
+            raise ContextOverflow(f"{what} has {n} tokens, the context window holds {self.n_ctx}; shorten the prompt")
+
+    def _check_layers(self, config: GenerationConfig) -> None:
+        n_layer, exit_at = self.decoder.config.n_layer, config.assistant_early_exit
+        if exit_at is not None and exit_at >= n_layer:
+            raise OptionError(
+                f"assistant_early_exit must be from 1 to {n_layer - 1}, before the last layer: got {exit_at}"
+            )
+
+    def _constraint_kind(self, config: GenerationConfig) -> str | None:
+        kinds = [name for name in ("regex", "choice", "json_schema", "grammar") if getattr(config, name) != DEFAULTS[name]]
+        if len(kinds) > 1:
+            raise OptionError(f"{kinds[0]} and {kinds[1]} both say what the text may be: choose one")
+        return kinds[0] if kinds else None
+
+    def _constraint(self, config: GenerationConfig, n_prompt: int, skip: str) -> Constraint:
+        from fanlight.decoding.constraints import Constraint, Grammar
+
+        kind = self._constraint_kind(config)
+        assert kind is not None
+        if skip:
+            raise OptionError(f"token_healing cannot be combined with {kind}: the text would begin within the prompt")
+        if self._vocabulary is None:
+            raise OptionError(f"{kind} needs the tokens' texts: give the engine a vocabulary")
+        return Constraint(Grammar.compile(kind, getattr(config, kind), self._vocabulary()), n_prompt, self.ops)
+
+    def _heal(self, ids: tuple[int, ...]) -> tuple[tuple[int, ...], str, Processor | None]:
+        from fanlight.decoding.healing import heal
+
+        if self._vocabulary is None:
+            raise OptionError("token_healing needs the tokens' texts: give the engine a vocabulary")
+        return heal(ids, self._vocabulary(), self.ops)
 
 
 class EventStream(Iterator[StepEvent]):
@@ -240,7 +345,7 @@ class EventStream(Iterator[StepEvent]):
             self.close()
             raise
         event = self._events.popleft()
-        if event.stop is not None or event.error is not None:
+        if event.ends_request:
             self.close()
         if event.error is not None:
             raise event.error

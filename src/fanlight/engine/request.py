@@ -1,21 +1,22 @@
-"""What the engine is asked for, what it hands back, and the state between. Knows no scheduling and no forward pass."""
+"""What the engine is asked for and what it hands back. Knows no scheduling and no forward pass."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import index
 from typing import TYPE_CHECKING, Protocol
 
-from fanlight.decoding.stopping import Stop, StopReason, StopRules, StopStrings, stop_string
 from fanlight.errors import OptionError
+from fanlight.trace.stop import Stop
 
 if TYPE_CHECKING:
-    from fanlight.cache.paged import CacheSlot
     from fanlight.decoding.config import GenerationConfig
-    from fanlight.decoding.step import Decision, StepSettings
+    from fanlight.decoding.step import Decision
     from fanlight.errors import FanlightError
+    from fanlight.models.base import Decoder
+    from fanlight.trace.search import SearchRecord
 
 
 class TextStream(Protocol):
@@ -50,6 +51,16 @@ def seed_of(config: GenerationConfig) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Helpers:
+    """Other models that a request wants beside the engine's own. Each has the same vocabulary."""
+
+    assistant: Decoder | None = None
+    """Guesses tokens ahead."""
+    amateur: Decoder | None = None
+    """Contrastive decoding: what it says too does not count."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A prompt and its settings, as accepted."""
 
@@ -58,74 +69,44 @@ class Request:
     config: GenerationConfig
     seed: int
     """config.seed, or the one drawn for this request: with it the text can be made again."""
+    helpers: Helpers = field(default_factory=Helpers)
+
+    @property
+    def n_outputs(self) -> int:
+        """How many texts it is working on; of best_of, only some are returned."""
+        return max(self.config.num_return_sequences, self.config.best_of)
+
+    def seed_of(self, output: int) -> int:
+        """What the noise of one of its texts is drawn with; the first one's is `seed`, as if it were alone."""
+        return (self.seed + output * 0x9E3779B97F4A7C15) % 2**64 if output else self.seed
 
 
 @dataclass(frozen=True, slots=True)
 class StepEvent:
-    """One step of one request, or its end without a step."""
+    """One step of one request, or the end of one of its texts without a step."""
 
     request_id: int
     index: int
     """0 for the first new token."""
     id: int | None
-    """The new token; None if the request ended without one."""
+    """The new token; None if the text ended without one."""
     decision: Decision | None
     text: str
     """What became safe to show. Joined, these are the request's text: no stop string, no end-of-sequence token."""
     stop: Stop | None = None
-    """Set on a request's last event, unless `error` is."""
+    """Set on a text's last event, unless `error` is."""
     error: FanlightError | None = None
     """This request failed and has ended; others go on."""
-
-
-class Sequence:
-    """A request on its way: its ids so far, its place in the cache, and what of its text is not shown yet."""
-
-    __slots__ = ("_detokenizer", "_rules", "_stop_strings", "ended", "ids", "n_new", "request", "settings", "slot")
-
-    def __init__(
-        self,
-        request: Request,
-        *,
-        settings: StepSettings,
-        rules: StopRules,
-        slot: CacheSlot,
-        detokenizer: TextStream | None,
-    ) -> None:
-        self.request = request
-        self.settings = settings
-        self.slot = slot
-        self.ids = list(request.prompt_ids)
-        self.n_new = 0
-        self.ended = False
-        self._rules = rules
-        self._detokenizer = detokenizer
-        self._stop_strings = StopStrings(request.config.stop_strings)
+    output: int = 0
+    """Which of the request's texts."""
+    is_last: bool = True
+    """With `stop`: whether it was the last of the request's texts."""
+    score: float | None = None
+    """With `stop`: what texts of one request are compared by, if they are."""
+    search: SearchRecord | None = None
+    """With the last `stop`: the tree that a search went through, if it was recorded."""
 
     @property
-    def n_pending(self) -> int:
-        """Ids that are not in the cache yet: 1 while decoding, more before."""
-        return len(self.ids) - self.slot.length
-
-    def append(self, token: int) -> tuple[str, Stop | None]:
-        """Take a chosen token: the text that may be shown with it, and the reason if it is the last."""
-        self.ids.append(token)
-        self.n_new += 1
-        stop = self._rules.check(token, self.n_new, len(self.ids))
-        detokenizer = self._detokenizer
-        if detokenizer is None:
-            return "", stop
-        is_eos = stop is not None and stop.reason is StopReason.EOS
-        piece = "" if is_eos else detokenizer.feed(token)
-        if stop is not None:
-            piece += detokenizer.flush()
-        text, found = self._stop_strings.feed(piece)
-        if found is not None:
-            return text, stop_string(found)
-        return (text if stop is None else text + self._stop_strings.flush()), stop
-
-    def rest(self) -> str:
-        """The text not shown yet, when the request ends without another token."""
-        if self._detokenizer is None:
-            return ""
-        return self._stop_strings.feed(self._detokenizer.flush())[0] + self._stop_strings.flush()
+    def ends_request(self) -> bool:
+        """Whether no other event of this request follows."""
+        return self.error is not None or (self.stop is not None and self.is_last)

@@ -6,8 +6,8 @@ raw: the logits as the model gave them. final: after all processors, what the to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import exp, expm1
+from dataclasses import dataclass, field
+from math import exp, expm1, inf, nan
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +27,30 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Guess:
+    """What a drafter had guessed for a step."""
+
+    drafter: str
+    """"prompt_lookup", "assistant", "early_exit" or "forced"."""
+    id: int
+    right: bool
+    """It was what the step chose, so that the step cost no pass of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """Why a token could not be chosen."""
+
+    label: str
+    """Of the processor: "top_p(0.92)"."""
+    rule: str
+    """In words and numbers: "top_p=0.92: cumulative 0.923 before it"."""
+
+    def __str__(self) -> str:
+        return self.rule
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessorEffect:
     """What one processor did to the row."""
 
@@ -38,6 +62,10 @@ class ProcessorEffect:
     after: RowStats
     logits: tuple[float, ...]
     """After it, of the record's candidates, in their order; -inf: removed."""
+    name: str = ""
+    """The processor's: "top_p"."""
+    value: float = field(default=nan, compare=False)
+    """Its setting, where that is a number."""
 
     @property
     def n_before(self) -> int:
@@ -71,7 +99,7 @@ class StepRecord:
     id: int
     """The chosen token."""
     candidate_ids: tuple[int, ...]
-    """The most probable tokens of the raw logits, then the chosen one if it is not among them."""
+    """The most probable tokens of the raw logits, then those of the final logits that are not among them, then the chosen one."""
     raw_logits: tuple[float, ...]
     """Of the candidates."""
     raw: RowStats
@@ -85,6 +113,18 @@ class StepRecord:
     token; None if no other token was left."""
     eos_prob: float
     """Raw probability of ending the text here."""
+    final_eos_prob: float = 0.0
+    """The same after all processors."""
+    n_top: int = 0
+    """How many of the candidates are the most probable ones of the raw logits."""
+    noise: tuple[float, ...] | None = None
+    """What was added to the final logits of the candidates before the arg max; None where nothing was drawn."""
+    runner_up: int | None = None
+    """The token that would have been chosen without the chosen one; None: no other was left."""
+    lead: float | None = None
+    """By how much final logit + noise of the chosen token exceed those of the runner-up; None where nothing was drawn."""
+    guess: Guess | None = None
+    """With speculation: what was guessed here."""
     stop: Stop | None = None
     """Set on the last step of a text."""
 
@@ -100,10 +140,49 @@ class StepRecord:
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """Descending raw logits; the chosen token last if it was not among the most probable."""
+        """In the order of `candidate_ids`."""
         raw, final = self.raw.logsumexp, self.final.logsumexp
         rows = zip(self.candidate_ids, self.raw_logits, self.final_logits, strict=True)
         return tuple(Candidate(token, was, exp(was - raw), exp(now - final)) for token, was, now in rows)
+
+    @property
+    def tail_prob(self) -> float:
+        """Raw probability of all tokens beyond the n_top most probable ones."""
+        return max(0.0, 1 - sum(exp(logit - self.raw.logsumexp) for logit in self.raw_logits[: self.n_top]))
+
+    def logprobs(self, token: int) -> tuple[float, ...]:
+        """Of a candidate: raw, then after each processor. Errors: KeyError if it is no candidate."""
+        at = self._index(token)
+        sums = (self.raw, *(effect.after for effect in self.effects))
+        logits = (self.raw_logits, *(effect.logits for effect in self.effects))
+        return tuple(row[at] - stats.logsumexp for row, stats in zip(logits, sums, strict=True))
+
+    def removal(self, token: int) -> Removal | None:
+        """Which processor removed a candidate, and by what rule; None: it was left. Errors: KeyError if it is no candidate.
+
+        A token that one processor removed and a later one forced was left.
+        """
+        from fanlight.trace.rules import KEEP_ORDER, rule
+
+        at = self._index(token)
+        rows = (self.raw_logits, *(effect.logits for effect in self.effects))
+        if rows[-1][at] > -inf:
+            return None
+        for i in reversed(range(len(self.effects))):
+            if rows[i][at] > -inf:
+                effect, earlier = self.effects[i], self.effects[:i]
+                in_order = all(e.removes or e.name in KEEP_ORDER for e in earlier)
+                all_seen = in_order or self.n_top == self.raw.n_kept
+                return Removal(effect.label, rule(effect, rows[i], self.candidate_ids, at, all_seen=all_seen))
+        return None
+
+    def _index(self, token: int) -> int:
+        try:
+            return self.candidate_ids.index(token)
+        except ValueError:
+            raise KeyError(
+                f"token {token} is not among the {len(self.candidate_ids)} candidates of this step"
+            ) from None
 
     @property
     def raw_logprob(self) -> float:

@@ -11,7 +11,11 @@ class StopReason(Enum):
 
     EOS = "eos"
     MAX_NEW_TOKENS = "max_new_tokens"
+    MAX_LENGTH = "max_length"
+    MAX_TIME = "max_time"
     STOP_STRING = "stop_string"
+    CRITERION = "criterion"
+    LOOP = "loop"
     CONTEXT_WINDOW = "context_window"
     CANCELLED = "cancelled"
 
@@ -22,6 +26,10 @@ class Stop:
 
     reason: StopReason
     detail: str
+    token: int | None = None
+    """The token that ended the text, if one did."""
+    string: str | None = None
+    """The stop string that did."""
 
     def __str__(self) -> str:
         return self.detail

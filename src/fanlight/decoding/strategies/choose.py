@@ -1,0 +1,143 @@
+"""Which strategy a request's settings ask for. In: a Host. Out: its generator. Knows no model.
+
+What cannot work together is an OptionError here, before anything is computed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fanlight.decoding.contrasts import AMATEUR as AMATEUR_ROW
+from fanlight.decoding.contrasts import LAYERS, NEGATIVE, Dola
+from fanlight.decoding.strategies.base import AMATEUR, Host, Line, Steps
+from fanlight.decoding.strategies.drafts import DEFAULT_NGRAM, EarlyExit, Forced, ModelDraft, PromptLookup
+from fanlight.decoding.strategies.sampling import Beside, Drafter, sample_many
+from fanlight.errors import OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fanlight.decoding.config import GenerationConfig
+    from fanlight.decoding.step import StepSettings
+
+SAMPLING, BEAMS, CONTRASTIVE_SEARCH = "sampling", "beam search", "contrastive search"
+
+
+def strategy_of(config: GenerationConfig, *, has_assistant: bool = False, has_amateur: bool = False) -> str:
+    """The strategy's name. Errors: OptionError for settings that contradict each other."""
+    drafts = [name for name in ("prompt_lookup_num_tokens", "assistant_early_exit") if getattr(config, name) is not None]
+    drafts += ["assistant"] if has_assistant else []
+    if len(drafts) > 1:
+        raise OptionError(f"{drafts[0]} and {drafts[1]} both guess ahead: choose one")
+    if config.num_beams > 1:
+        _refuse(config, "num_beams", _clashes_with_beams(config, has_amateur))
+        _check_beams(config)
+        return BEAMS
+    if config.num_beam_groups > 1:
+        raise OptionError(f"num_beam_groups={config.num_beam_groups} needs num_beams above 1: got {config.num_beams}")
+    if config.force_words_ids or config.constraints:
+        raise OptionError("force_words_ids and constraints need beam search: set num_beams above 1")
+    if config.penalty_alpha > 0:
+        if config.samples:
+            raise OptionError("penalty_alpha asks for contrastive search, which draws nothing: set do_sample to false")
+        if not config.top_k or config.top_k < 2:
+            raise OptionError(f"penalty_alpha asks for contrastive search among top_k tokens, at least 2: got {config.top_k}")
+        clashes = {
+            "guidance_scale": config.guidance_scale != 1,
+            "dola_layers": config.dola_layers is not None,
+            "an amateur": has_amateur,
+            "num_return_sequences": config.num_return_sequences > 1,
+            "best_of": config.best_of > 1,
+        }
+        _refuse(config, "penalty_alpha", [name for name, is_set in clashes.items() if is_set])
+        return CONTRASTIVE_SEARCH
+    several = max(config.num_return_sequences, config.best_of)
+    if several > 1 and not config.samples:
+        which = "num_return_sequences" if config.num_return_sequences > 1 else "best_of"
+        raise OptionError(f"{which}={several} needs do_sample or num_beams: greedy decoding gives one text only")
+    if config.best_of > 1 and config.num_return_sequences > config.best_of:
+        raise OptionError(f"num_return_sequences={config.num_return_sequences} is more than best_of={config.best_of}")
+    return SAMPLING
+
+
+def _refuse(config: GenerationConfig, what: str, clashes: list[str]) -> None:
+    if clashes:
+        raise OptionError(f"{clashes[0]} cannot be combined with {what}={getattr(config, what)!r}; leave one of them out")
+
+
+def _clashes_with_beams(config: GenerationConfig, has_amateur: bool) -> list[str]:
+    clashes = {
+        "penalty_alpha": config.penalty_alpha > 0,
+        "guidance_scale": config.guidance_scale != 1,
+        "dola_layers": config.dola_layers is not None,
+        "an amateur": has_amateur,
+        "best_of": config.best_of > 1,
+        "mirostat": config.samples and config.mirostat > 0,
+        "adaptive_target": config.samples and config.adaptive_target is not None,
+        "stopping_criteria": bool(config.stopping_criteria),
+        "stop_strings": bool(config.stop_strings),
+        "loop_repeats": config.loop_repeats > 0,
+    }
+    return [name for name, is_set in clashes.items() if is_set]
+
+
+def _check_beams(config: GenerationConfig) -> None:
+    if config.num_return_sequences > config.num_beams:
+        raise OptionError(
+            f"num_return_sequences={config.num_return_sequences} is more than num_beams={config.num_beams} can return"
+        )
+    if config.num_beam_groups > 1:
+        if config.num_beams % config.num_beam_groups:
+            raise OptionError(
+                f"num_beams={config.num_beams} must be a multiple of num_beam_groups={config.num_beam_groups}"
+            )
+        if config.samples:
+            raise OptionError("num_beam_groups draws nothing: set do_sample to false")
+        if config.force_words_ids or config.constraints:
+            raise OptionError("force_words_ids cannot be combined with num_beam_groups; leave one of them out")
+    elif config.diversity_penalty:
+        raise OptionError("diversity_penalty needs num_beam_groups above 1")
+    if (config.force_words_ids or config.constraints) and config.samples:
+        raise OptionError("force_words_ids draws nothing: set do_sample to false")
+
+
+def start(
+    host: Host,
+    settings: Sequence[StepSettings],
+    *,
+    forced: Callable[[Sequence[int]], list[int]] | None = None,
+    has_assistant: bool = False,
+    has_amateur: bool = False,
+) -> Steps:
+    """The generator for this request. settings: one for each text. forced: a grammar's tokens without a choice."""
+    config = host.config
+    kind = strategy_of(config, has_assistant=has_assistant, has_amateur=has_amateur)
+    if kind == BEAMS:
+        from fanlight.decoding.strategies.beams import search
+
+        return search(host)
+    if kind == CONTRASTIVE_SEARCH:
+        from fanlight.decoding.strategies.contrastive import contrastive_search
+
+        return contrastive_search(host)
+
+    def drafter_for(line: Line) -> Drafter | None:
+        drafter: Drafter | None = None
+        if config.prompt_lookup_num_tokens is not None:
+            drafter = PromptLookup(config.prompt_lookup_num_tokens, config.max_matching_ngram_size or DEFAULT_NGRAM)
+        elif config.assistant_early_exit is not None:
+            drafter = EarlyExit(host, line, config.assistant_early_exit)
+        elif has_assistant:
+            drafter = ModelDraft(host)
+        return drafter if forced is None else Forced(forced, drafter)
+
+    beside = []
+    reads = settings[0].besides
+    if NEGATIVE in reads:
+        beside.append(Beside(NEGATIVE, host.open(config.negative_prompt_ids or host.prompt_ids[-1:])))
+    if AMATEUR_ROW in reads:
+        beside.append(Beside(AMATEUR_ROW, host.open(host.prompt_ids, AMATEUR)))
+    layers: tuple[int, ...] = ()
+    if LAYERS in reads:
+        layers = next(p.layers for p in settings[0].processors if isinstance(p, Dola))
+    return sample_many(host, settings, beside=beside, layers=layers, drafter_for=drafter_for)

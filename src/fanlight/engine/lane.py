@@ -1,0 +1,88 @@
+"""One decoder with its cache and its queue, and the forward passes through it. Knows no strategy and no text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from fanlight.cache.paged import PagedCache
+from fanlight.engine.scheduler import Scheduler, Work
+from fanlight.models.base import FINAL, Watch
+
+if TYPE_CHECKING:
+    from fanlight.decoding.strategies.base import Want
+    from fanlight.engine.sequence import Sequence
+    from fanlight.models.base import Decoder
+
+Kind = tuple[tuple[int, ...], bool, int | None]
+PLAIN: Kind = ((), False, None)
+
+
+class Lane:
+    """What belongs to one model."""
+
+    def __init__(
+        self, decoder: Decoder, *, prefill_chunk: int, max_batch: int, max_cache_bytes: int | None = None
+    ) -> None:
+        self.decoder = decoder
+        self.cache = PagedCache(decoder.new_pool(), decoder.config.n_ctx, max_cache_bytes)
+        self.scheduler = Scheduler(self.cache, prefill_chunk=prefill_chunk, max_batch=max_batch)
+
+    def compute(self, work: Iterable[Work]) -> list[Sequence]:
+        """Run the planned passes, one for all that want the same of the model; the sequences that have their answer now."""
+        groups: dict[Kind, list[Work]] = {}
+        for item in work:
+            if not item.sequence.closed and item.sequence.slot.pages:  # not evicted since it was planned
+                assert item.sequence.want is not None
+                groups.setdefault(_kind(item.sequence.want), []).append(item)
+        done: list[Sequence] = []
+        for kind, items in groups.items():
+            self._pass(kind, items)
+            done += [item.sequence for item in items if item.sequence.slot.length == len(item.sequence.ids)]
+        return done
+
+    def _pass(self, kind: Kind, items: list[Work]) -> None:
+        ids: list[int] = []
+        logit_rows: list[int] = []
+        spans: list[tuple[Sequence, int, int, int]] = []  # sequence, first row, its rows, its logit rows
+        for sequence, n_new in items:
+            want = sequence.want
+            assert want is not None
+            begin, start = len(ids), sequence.slot.length
+            ids += sequence.ids[start : start + n_new]
+            n_logits = max(0, start + n_new - max(start, len(sequence.ids) - want.n_rows))
+            logit_rows += range(len(ids) - n_logits, len(ids))
+            spans.append((sequence, begin, n_new, n_logits))
+        batch = self.cache.batch([(sequence.slot, n_new) for sequence, n_new in items])
+        if kind == PLAIN:
+            logits = self.decoder.forward(ids, batch, logit_rows)  # (len(logit_rows), n_vocab)
+            watch = None
+        else:
+            layers, final, n_layer = kind
+            watch = Watch(layers=layers, final=final, n_layer=n_layer, rows=range(len(ids)) if final else None)
+            logits = self.decoder.forward(ids, batch, logit_rows, watch)
+        row = self.decoder.ops.row
+        at = 0
+        for sequence, begin, n_new, n_logits in spans:
+            answer = sequence.answer
+            assert answer is not None
+            answer.logits += [row(logits, at + i) for i in range(n_logits)]
+            if watch is not None:
+                self._keep(sequence, watch, (begin, n_new), (at, n_logits))
+            at += n_logits
+            sequence.computed()
+
+    def _keep(self, sequence: Sequence, watch: Watch, rows: tuple[int, int], logit_rows: tuple[int, int]) -> None:
+        take, answer = self.decoder.ops.take_rows, sequence.answer
+        assert answer is not None
+        first, n = rows if watch.final else logit_rows
+        if not n:
+            return
+        for layer in watch.layers:
+            answer.states.setdefault(layer, []).append(take(watch.states[layer], range(first, first + n)))
+        if watch.final:
+            answer.final.append(take(watch.states[FINAL], range(first, first + n)))
+
+
+def _kind(want: Want) -> Kind:
+    return want.layers, want.final, want.n_layer

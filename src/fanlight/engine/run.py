@@ -1,0 +1,183 @@
+"""A request on its way: its strategy, its texts, its lines. Between the engine, which computes, and the strategy, which decides.
+
+See decoding.strategies.base.Host.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from fanlight.decoding.strategies.base import MAIN
+from fanlight.engine.sequence import Sequence as Line
+from fanlight.errors import FanlightError, NumericError
+
+if TYPE_CHECKING:
+    from fanlight.decoding.config import GenerationConfig
+    from fanlight.decoding.step import StepSettings
+    from fanlight.decoding.stopping import StopRules
+    from fanlight.decoding.strategies.base import Answer, Steps, Want
+    from fanlight.decoding.strategies.base import Line as AnyLine
+    from fanlight.engine.lane import Lane
+    from fanlight.engine.output import Output
+    from fanlight.engine.request import Request, StepEvent
+    from fanlight.kernels.ops import Tensor
+    from fanlight.trace.search import SearchRecord
+    from fanlight.trace.stop import Stop
+
+
+class Run:
+    """One request's state."""
+
+    def __init__(
+        self,
+        request: Request,
+        *,
+        lanes: dict[str, Lane],
+        settings: Sequence[StepSettings],
+        rules: StopRules,
+    ) -> None:
+        """lanes: by the names that strategies use. settings: one for each text."""
+        self.request = request
+        self.lanes = lanes
+        self.config: GenerationConfig = request.config
+        self.prompt_ids = request.prompt_ids
+        self.all_settings = settings
+        self.settings = settings[0]
+        self.ops = lanes[MAIN].decoder.ops
+        self.n_ctx = lanes[MAIN].cache.n_ctx
+        self.max_length = rules.longest(len(request.prompt_ids))
+        self.outputs: list[Output] = []
+        self.lines: list[Line] = []
+        self.search: SearchRecord | None = None
+        """What a search leaves behind of its tree."""
+        self.ended = False
+        self.events: list[StepEvent] = []
+        """Not handed out yet."""
+        self.steps: Steps | None = None
+        self._eos_ids, self._deadline = rules.eos_ids, rules.deadline
+        self._wants: list[Want] = []
+        self._n_missing = 0
+
+    # -- for strategies -------------------------------------------------------------------------------------------------
+
+    def open(self, ids: Iterable[int], model: str = MAIN) -> Line:
+        """See Host."""
+        lane = self.lanes[model]
+        line = Line(self, lane, ids, lane.cache.open())
+        self.lines.append(line)
+        return line
+
+    def fork(self, line: AnyLine) -> Line:
+        """See Host."""
+        assert isinstance(line, Line)
+        twin = Line(self, line.lane, line.ids, line.lane.cache.fork(line.slot))
+        twin.n_full = line.n_full
+        self.lines.append(twin)
+        line.lane.scheduler.join(twin, line)
+        return twin
+
+    def close(self, line: AnyLine) -> None:
+        """See Host."""
+        assert isinstance(line, Line)
+        if not line.closed:
+            line.closed, line.want = True, None
+            line.lane.scheduler.remove(line)
+            self.lines.remove(line)
+
+    def cut(self, line: AnyLine, length: int) -> None:
+        """See Host."""
+        assert isinstance(line, Line)
+        del line.ids[length:]
+        line.forget(length)
+
+    def recompute(self, line: AnyLine, length: int = 0) -> None:
+        """See Host."""
+        assert isinstance(line, Line)
+        line.forget(length)
+
+    def read_out(self, states: Tensor, *, norm: bool) -> Tensor:
+        """See Host."""
+        return self.lanes[MAIN].decoder.read_out(states, norm=norm)
+
+    def expired(self) -> bool:
+        """See Host."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def ends(self, token: int) -> bool:
+        """See Host."""
+        return token in self._eos_ids
+
+    # -- for the engine -------------------------------------------------------------------------------------------------
+
+    def begin(self, steps: Steps) -> None:
+        """Start the strategy, up to its first wants."""
+        self.steps = steps
+        self._resume(None)
+
+    def arrived(self, line: Line) -> bool:
+        """A line has its answer; whether it was the last that was missing."""
+        line.want = None
+        self._n_missing -= 1
+        return self._n_missing == 0
+
+    def advance(self) -> None:
+        """Hand the answers over, and take the next wants. Errors in the strategy end this request alone."""
+        answers = []
+        for want in self._wants:
+            line = want.line
+            assert isinstance(line, Line)
+            assert line.answer is not None
+            answers.append(line.answer)
+            line.answer = None
+        self._resume(answers)
+
+    def _resume(self, answers: list[Answer] | None) -> None:
+        assert self.steps is not None
+        try:
+            self._wants = next(self.steps) if answers is None else self.steps.send(answers)
+        except StopIteration:
+            self.finish()
+            return
+        except NumericError as error:  # these rows are damaged; those of others are not
+            where = f"request {self.request.id}, position {max(len(output.ids) for output in self.outputs)}"
+            self.fail(NumericError(f"{where}: {error}"))
+            return
+        except FanlightError as error:
+            self.fail(error)
+            return
+        except Exception as error:
+            failure = FanlightError(f"request {self.request.id} ended: a function that it brought raised {error!r}")
+            failure.__cause__ = error
+            self.fail(failure)
+            return
+        self._n_missing = len(self._wants)
+        for want in self._wants:
+            line = want.line
+            assert isinstance(line, Line)
+            line.ask(want)
+            line.lane.scheduler.add(line)
+
+    def finish(self) -> None:
+        """The strategy has returned, or the request ends now: everything is given back."""
+        self.ended = True
+        if self.steps is not None:
+            self.steps.close()
+        for line in tuple(self.lines):
+            self.close(line)
+
+    def fail(self, error: FanlightError) -> None:
+        """End with an error."""
+        from fanlight.engine.request import StepEvent
+
+        n_new = max((output.n_new for output in self.outputs), default=0)
+        self.finish()
+        self.events.append(StepEvent(self.request.id, n_new, None, None, "", None, error))
+
+    def end(self, stop: Stop) -> None:
+        """End all texts that have not ended, without another token."""
+        self.finish()
+        for output in self.outputs:
+            if not output.ended:
+                output.end(stop)

@@ -1,0 +1,313 @@
+"""What a model hands back: steps as they come, and finished texts. In: an engine's events. Out: text with its account.
+
+Knows no checkpoint and no terminal.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from fanlight.decoding.stopping import CANCELLED
+from fanlight.errors import FanlightError, NumericError, OptionError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fanlight.decoding.config import GenerationConfig
+    from fanlight.decoding.step import Decision
+    from fanlight.engine.loop import Engine
+    from fanlight.engine.request import Request
+    from fanlight.text.tokenizer import AnyTokenizer
+    from fanlight.trace.records import Removal, StepRecord
+    from fanlight.trace.search import SearchRecord
+    from fanlight.trace.stop import Stop
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCandidate:
+    """One token that could have come next, and how likely it was before (raw) and after (final) the processors."""
+
+    id: int
+    text: str
+    raw_logit: float
+    raw_prob: float
+    final_prob: float
+    """0 if a processor removed it."""
+    removal: Removal | None = None
+    """Which processor did, and by what rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One chosen token."""
+
+    index: int
+    """0 for the first new token."""
+    id: int
+    text: str
+    """What this step added to the text: maybe nothing yet (a part of a character), maybe more than this token."""
+    stop: Stop | None
+    """Why the text ended here, on the last step."""
+    decision: Decision
+    _tokenizer: AnyTokenizer = field(repr=False, compare=False)
+    sequence: int = 0
+    """Which text of the request, with num_return_sequences or best_of."""
+
+    @property
+    def record(self) -> StepRecord:
+        """What the step saw. FanlightError if the request asked for no record (candidates=0)."""
+        if self.decision.record is None:
+            raise FanlightError("this step was not recorded: generate with candidates above 0")
+        return self.decision.record
+
+    @property
+    def token(self) -> str:
+        """The chosen token for display."""
+        return self._tokenizer.token_text(self.id)
+
+    @property
+    def candidates(self) -> tuple[TokenCandidate, ...]:
+        """The most probable tokens of the raw logits, descending; then those of the final logits, and the chosen one."""
+        text, record = self._tokenizer.token_text, self.record
+        return tuple(
+            TokenCandidate(
+                c.id, text(c.id), c.raw_logit, c.raw_prob, c.final_prob, None if c.final_prob else record.removal(c.id)
+            )
+            for c in record.candidates
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """What guessing ahead gave: the text is the same without it."""
+
+    n_guessed: int
+    n_right: int
+    n_steps: int
+    """Tokens of the text; those that were not guessed right cost a pass each."""
+
+    @property
+    def share(self) -> float:
+        """Of the guesses, those that were right."""
+        return self.n_right / self.n_guessed if self.n_guessed else 0.0
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """Of the model."""
+        return self.n_steps / max(1, self.n_steps - self.n_right)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """A finished text."""
+
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+    """New ids, the end-of-sequence token included if there was one."""
+    text: str
+    """The new text: without the prompt, the end-of-sequence token, and the stop string with all that follows it."""
+    stop: Stop
+    steps: tuple[Step, ...]
+    config: GenerationConfig
+    seed: int
+    """What the noise was drawn with: the request's own seed, or the one made for it."""
+    notes: tuple[str, ...]
+    """Settings that had no effect, and other things worth knowing, a sentence each."""
+    prefill_seconds: float
+    """Until the first token was chosen. Time spent by the caller between steps does not count, here and below."""
+    decode_seconds: float
+    """From the first token to the last."""
+    score: float | None = None
+    """What texts of one request were compared by: log-probability over length^length_penalty of beams, log-probability a token
+    of best_of."""
+    answer: str | None = None
+    """With vote_pattern: what it found in this text."""
+    votes: int | None = None
+    """With vote_pattern: how many of the texts gave that answer."""
+    others: tuple[Generation, ...] = ()
+    """With num_return_sequences: the other texts, the best first."""
+    search: SearchRecord | None = None
+    """The tree that a search went through, if steps were recorded."""
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def all(self) -> tuple[Generation, ...]:
+        """This text and the others."""
+        return (self, *self.others)
+
+    @property
+    def speculation(self) -> Speculation | None:
+        """How well it was guessed ahead; None if nothing was."""
+        guesses = [step.decision.guess for step in self.steps if step.decision.guess is not None]
+        return Speculation(len(guesses), sum(guess.right for guess in guesses), len(self.steps)) if guesses else None
+
+    @property
+    def logits(self) -> NDArray[np.float32]:
+        """Raw logits of every step, (n_steps, n_vocab). FanlightError without output_logits."""
+        return self._rows("output_logits", lambda decision: decision.raw)
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """Final logits of every step, (n_steps, n_vocab). FanlightError without output_scores."""
+        return self._rows("output_scores", lambda decision: decision.final)
+
+    def _rows(self, option: str, row: Callable[[Decision], object]) -> NDArray[np.float32]:
+        import numpy as np
+
+        if not getattr(self.config, option):
+            raise FanlightError(f"these were not kept: generate with {option}=True")
+        return np.concatenate([row(step.decision).numpy() for step in self.steps])  # type: ignore[attr-defined]
+
+
+class _Text:
+    """One of the texts of a request, while it comes."""
+
+    __slots__ = ("pieces", "score", "steps", "stop")
+
+    def __init__(self) -> None:
+        self.pieces: list[str] = []
+        self.steps: list[Step] = []
+        self.stop: Stop | None = None
+        self.score: float | None = None
+
+
+class Stream(Iterator[Step]):
+    """One request on its way: its steps, each as soon as it is chosen.
+
+    Closing it, leaving its `with` block or dropping it ends the request.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        submit: Callable[[Engine], Request],
+        tokenizer: AnyTokenizer,
+        *,
+        notes: Sequence[str] = (),
+        explain: Callable[[NumericError], NumericError] = lambda error: error,
+    ) -> None:
+        """Made by `Model.stream`. submit: queues the request. explain: says more of an error."""
+        started = time.perf_counter()
+        self._request = submit(engine)
+        self._tokenizer, self._notes, self._explain = tokenizer, tuple(notes), explain
+        self._events = engine.stream(self._request)
+        self._texts = [_Text() for _ in range(self._request.n_outputs)]
+        self._search: SearchRecord | None = None
+        self._prefill_seconds = time.perf_counter() - started
+        self._decode_seconds = 0.0
+        self._begun = False
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """What is continued."""
+        return self._request.prompt_ids
+
+    @property
+    def n_texts(self) -> int:
+        """How many texts its steps belong to; which of them is returned is known at the end."""
+        return self._request.n_outputs
+
+    @property
+    def seed(self) -> int:
+        """What the noise is drawn with."""
+        return self._request.seed
+
+    def __next__(self) -> Step:
+        while True:
+            started = time.perf_counter()
+            try:
+                event = next(self._events)
+            except NumericError as error:
+                raise self._explain(error) from error
+            seconds = time.perf_counter() - started  # the engine's, not that of whoever shows the steps
+            if not self._begun:
+                self._prefill_seconds += seconds
+                self._begun = True
+            else:
+                self._decode_seconds += seconds
+            text = self._texts[event.output]
+            text.pieces.append(event.text)
+            text.stop, text.score = event.stop, event.score
+            self._search = event.search or self._search
+            if event.id is not None and event.decision is not None:
+                step = Step(
+                    event.index, event.id, event.text, event.stop, event.decision, self._tokenizer, event.output
+                )
+                text.steps.append(step)
+                return step
+
+    def close(self) -> None:
+        """End the request if it has not ended. May be called again."""
+        self._events.close()
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def result(self) -> Generation:
+        """The finished text, the best of several first; what has not come yet is waited for, unless the stream was closed."""
+        for _ in self:
+            pass
+        config = self._request.config
+        found = [self._generation(i, text) for i, text in enumerate(self._texts)]
+        if config.best_of > 1:
+            found = _ranked(found, config.vote_pattern)[: config.num_return_sequences]
+        first, *others = found
+        return replace(first, others=tuple(others), search=self._search)
+
+    def _generation(self, index: int, text: _Text) -> Generation:
+        config, score = self._request.config, text.score
+        if config.best_of > 1 and score is not None:
+            score = score / max(1, len(text.steps))
+        return Generation(
+            prompt_ids=self._request.prompt_ids,
+            ids=tuple(step.id for step in text.steps),
+            text="".join(text.pieces),
+            stop=text.stop or CANCELLED,
+            steps=tuple(text.steps),
+            config=config,
+            seed=self._request.seed_of(index),
+            notes=config.notes() + self._notes,
+            prefill_seconds=self._prefill_seconds,
+            decode_seconds=self._decode_seconds,
+            score=score,
+        )
+
+
+def _ranked(found: Sequence[Generation], pattern: str | None) -> list[Generation]:
+    """The best first: by votes for their answers if there is a pattern (Wang et al. 2022), then by log-probability a token."""
+    if pattern is not None:
+        answers = [_answer(pattern, generation.text) for generation in found]
+        votes = Counter(answer for answer in answers if answer is not None)
+        found = [
+            replace(generation, answer=answer, votes=votes[answer] if answer is not None else 0)
+            for generation, answer in zip(found, answers, strict=True)
+        ]
+    return sorted(found, key=lambda g: (-(g.votes or 0), -(g.score if g.score is not None else 0.0)))
+
+
+def _answer(pattern: str, text: str) -> str | None:
+    found = list(re.finditer(pattern, text))
+    if not found:
+        return None
+    last = found[-1]  # an answer follows its reasoning
+    return last.group(1) if last.re.groups else last.group()
+
+
+def checked_pattern(pattern: str | None) -> None:
+    """Errors: OptionError if vote_pattern is no regular expression."""
+    if pattern is not None:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise OptionError(f"vote_pattern is no regular expression: {error}: got {pattern!r:.80}") from None
