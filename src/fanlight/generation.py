@@ -159,6 +159,15 @@ class Generation:
         """Final logits of every step, (n_steps, n_vocab). FanlightError without output_scores."""
         return self._rows("output_scores", lambda decision: decision.final)
 
+    @property
+    def hidden_states(self) -> NDArray[np.float32]:
+        """The residual stream that each step was chosen from, (n_steps, n_layer + 1, n_embd). FanlightError without output_hidden_states."""
+        import numpy as np
+
+        if not self.config.output_hidden_states:
+            raise FanlightError("these were not kept: generate with output_hidden_states=True")
+        return np.stack([step.decision.states for step in self.steps if step.decision.states is not None])
+
     def _rows(self, option: str, row: Callable[[Decision], object]) -> NDArray[np.float32]:
         import numpy as np
 

@@ -42,3 +42,11 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from models import tiny
 
     return tiny.write_folder(tmp_path_factory.mktemp("api") / "tiny-gpt2", tiny.gpt2())
+
+
+def other_vocabulary() -> Model:
+    """A model of bytes."""
+    decoder = FakeDecoder()
+    return Model(
+        Loaded(name="bytes", decoder=decoder, tokenizer=ByteTokenizer(), report=LoadReport(path="", format="none"))
+    )

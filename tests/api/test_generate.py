@@ -382,3 +382,27 @@ def test_a_chat_that_cannot_be(fake: Callable[..., Model]) -> None:
             fake(chat_template=TEMPLATE).chat(messages)
     with pytest.raises(ContextOverflow, match="9"):
         fake(chat_template=TEMPLATE, n_ctx=9).chat([{"role": "user", "content": "a"}])
+
+
+def test_hidden_states_are_those_that_each_step_was_chosen_from(smollm: Model) -> None:
+    plain = smollm.generate("The sky is", max_new_tokens=4)
+    out = smollm.generate("The sky is", max_new_tokens=4, output_hidden_states=True, output_logits=True)
+    states = out.hidden_states
+    assert out.ids == plain.ids
+    assert states.shape == (4, 31, 576)
+    last = smollm.decoder.ops.tensor(np.ascontiguousarray(states[:, -1]), 576)
+    np.testing.assert_array_equal(smollm.decoder.read_out(last).numpy(), out.logits)
+    with pytest.raises(FanlightError, match="output_hidden_states=True"):
+        _ = plain.hidden_states
+
+
+def test_kept_rows_are_the_raw_and_the_final_logits(smollm: Model) -> None:
+    settings = {"do_sample": True, "top_k": 5, "temperature": 0.5, "seed": 3}
+    out = smollm.generate("The sky is", max_new_tokens=3, output_logits=True, output_scores=True, **settings)
+    assert out.logits.shape == out.scores.shape == (3, 49152)
+    np.testing.assert_array_equal(out.logits[0], smollm.logits("The sky is")[-1])
+    assert ((out.scores > -np.inf).sum(-1) == 5).all()
+    kept = out.scores > -np.inf
+    np.testing.assert_allclose(out.scores[kept], out.logits[kept] / 0.5, rtol=1e-6)
+    with pytest.raises(FanlightError, match="output_scores=True"):
+        _ = smollm.generate("The sky is", max_new_tokens=1).scores

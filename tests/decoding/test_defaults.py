@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fanlight.decoding.config import GenerationConfig
 from fanlight.decoding.defaults import defaults_from_gguf, defaults_from_hf
 from fanlight.errors import CheckpointError
 
@@ -30,9 +31,23 @@ def test_known_options_are_taken_and_bookkeeping_is_not_a_setting() -> None:
 
 
 def test_what_has_no_option_here_is_named() -> None:
-    found = defaults_from_hf({"no_repeat_ngram_size": 3, "num_beams": 4, "max_length": 50}, "f", 4096)
-    assert found.ignored == {"no_repeat_ngram_size": 3, "num_beams": 4, "max_length": 50}
-    assert found.notes()[0] == "f asks for no_repeat_ngram_size 3, which is not applied"
+    found = defaults_from_hf({"encoder_no_repeat_ngram_size": 3, "use_mtp": True, "max_length": 50}, "f", 4096)
+    assert found.ignored == {"encoder_no_repeat_ngram_size": 3, "use_mtp": True, "max_length": 50}
+    assert found.notes()[0] == "f asks for encoder_no_repeat_ngram_size 3, which is not applied"
+
+
+def test_every_option_that_a_model_may_set_is_taken() -> None:
+    values = {"no_repeat_ngram_size": 3, "num_beams": 4, "suppress_tokens": [1, 2], "sequence_bias": [[[1], 2.0]]}
+    found = defaults_from_hf(values, "f", 4096)
+    assert (found.values, found.ignored) == (values, {})
+    assert GenerationConfig.from_layers([(found.origin, found.values)]).no_repeat_ngram_size == 3
+
+
+def test_what_is_the_callers_alone_is_not_taken_from_a_model() -> None:
+    values = {"seed": 3, "candidates": 5, "processors": ["top_p"], "max_length": 4096}
+    found = defaults_from_hf(values, "f", 4096)
+    assert found.values == {}
+    assert set(found.ignored) == {"seed", "candidates", "processors"}
 
 
 @pytest.mark.parametrize(
@@ -44,6 +59,9 @@ def test_what_has_no_option_here_is_named() -> None:
         {"temperature": 1.0},
         {"top_k": 50},
         {"length_penalty": 1},
+        {"encoder_no_repeat_ngram_size": 0, "max_length": 20},
+        {"suppress_tokens": [], "bad_words_ids": None},
+        {"is_assistant": False, "assistant_lookbehind": 10, "target_lookbehind": 10, "disable_compile": False},
     ],
     ids=str,
 )
@@ -59,8 +77,11 @@ def test_a_value_outside_its_range_is_an_error_with_the_file(values: dict[str, A
 
 
 def test_values_of_any_json_type_are_survived() -> None:
-    found = defaults_from_hf({"num_beams": [1], "typical_p": {}, "x": "y"}, "f", 4096)
-    assert set(found.ignored) == {"num_beams", "typical_p", "x"}
+    found = defaults_from_hf({"use_mtp": [1], "max_length": {}, "x": "y", "is_assistant": [False]}, "f", 4096)
+    assert set(found.ignored) == {"use_mtp", "max_length", "x", "is_assistant"}
+    for name, value in (("num_beams", [1]), ("typical_p", {}), ("stopping_criteria", "x")):
+        with pytest.raises(CheckpointError, match=f"^f: {name} must be .*; correct the file$"):
+            defaults_from_hf({name: value}, "f", 4096)
 
 
 def test_gguf_sampling_keys() -> None:

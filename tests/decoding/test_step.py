@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fanlight.decoding.config import GenerationConfig
+from fanlight.decoding.processors import Surroundings
 from fanlight.decoding.step import Decision, StepSettings, decide
 from fanlight.errors import NumericError
 from fanlight.kernels import reference_rows
@@ -45,9 +46,12 @@ def random_logits(seed: int, n_vocab: int = 33) -> NDArray[np.float32]:
 def decided(
     logits: NDArray[np.float32], ids: list[int] | None = None, *, eos_ids: tuple[int, ...] = (), **options: Any
 ) -> Decision:
-    config = GenerationConfig.from_options(options)
-    settings = StepSettings.of(config, seed=config.seed or 0, eos_ids=eos_ids, ops=OPS)
+    settings = settings_of(GenerationConfig.from_options(options), logits.shape[1], eos_ids)
     return decide([1, 2, 3] if ids is None else ids, Tensor(logits), settings)
+
+
+def settings_of(config: GenerationConfig, n_vocab: int = 33, eos_ids: tuple[int, ...] = ()) -> StepSettings:
+    return StepSettings.of(config, Surroundings(ops=OPS, n_vocab=n_vocab, seed=config.seed or 0, eos_ids=eos_ids))
 
 
 def record_of(logits: NDArray[np.float32], **options: Any) -> StepRecord:
@@ -78,8 +82,8 @@ def test_looking_changes_nothing(options: dict[str, Any], seed: int, n_vocab: in
 def test_the_record_agrees_with_the_rows(options: dict[str, Any], seed: int, n: int) -> None:
     logits = random_logits(seed)
     config = GenerationConfig.from_options({**options, "seed": seed, "candidates": n})
-    settings = StepSettings.of(config, seed=seed, eos_ids=(4, 9, 4), ops=OPS)
-    choice, record = decide([5, 6], Tensor(logits), settings)
+    settings = settings_of(config, eos_ids=(4, 9, 4))
+    choice, record, *_ = decide([5, 6], Tensor(logits), settings)
     assert record is not None
 
     rows = [Tensor(logits)]
@@ -105,7 +109,10 @@ def test_the_record_agrees_with_the_rows(options: dict[str, Any], seed: int, n: 
 
     top = np.argsort(-logits[0], kind="stable")[:n].tolist()
     ids = [candidate.id for candidate in record.candidates]
-    assert ids == (top if choice.id in top else [*top, choice.id])
+    last = rows[-1].numpy()[0]
+    final_top = [token for token in np.argsort(-last, kind="stable")[:n].tolist() if last[token] > -INF]
+    assert ids == list(dict.fromkeys([*top, *final_top, choice.id]))
+    assert record.n_top == len(top)
     for candidate in record.candidates:
         assert candidate.raw_logit == logits[0, candidate.id]
         assert candidate.raw_prob == pytest.approx(raw[candidate.id])
@@ -171,4 +178,4 @@ def test_damaged_logits_are_the_same_error_looked_at_or_not(candidates: int, opt
 
 @pytest.mark.parametrize(("seed", "reduced"), [(-1, 2**64 - 1), (2**64 + 5, 5), (2**63, 2**63)])
 def test_any_integer_is_a_seed_modulo_two_to_the_64(seed: int, reduced: int) -> None:
-    assert StepSettings.of(GenerationConfig(), seed=seed, eos_ids=(), ops=OPS).seed == reduced
+    assert settings_of(GenerationConfig(seed=seed)).seed == reduced

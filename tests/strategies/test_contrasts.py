@@ -14,6 +14,7 @@ import fanlight
 from fakes.decoder import FakeDecoder, hashed_logits, hashed_state
 from fakes.runs import engine_of, generate, nearly, small_vocabulary
 from fanlight.engine.request import Helpers
+from fanlight.errors import ContextOverflow
 from fanlight.kernels.reference_tensor import Tensor
 from fanlight.models.base import FINAL
 from models import tiny
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from fanlight import Model
 
 N_VOCAB, END = 19, 18
-Row = "NDArray[np.float64]"
 PROMPTS = st.lists(st.integers(0, N_VOCAB - 1), min_size=1, max_size=6)
 
 
@@ -279,13 +279,13 @@ def test_a_negative_prompt_that_fills_the_window_first_ends_the_text_and_nothing
     options = {"guidance_scale": 2.0, "negative_prompt_ids": [1] * 10, "max_new_tokens": 50, "ignore_eos": True}
     (found,) = generate(one, [1, 2], options)
     assert len(found.ids) == 3  # the last of them needs no place
-    assert found.stop == "cut off at the end of a sentence: the context window of 12 tokens is full: of the negative prompt" or (
-        "the context window of 12 tokens is full" in found.stop
-    )
+    assert found.stop.endswith("the context window of 12 tokens is full (the negative prompt's)")
 
 
 def test_an_amateur_whose_window_is_full_ends_the_text() -> None:
     amateur = FakeDecoder(logits_of=logits_of, n_vocab=N_VOCAB, n_ctx=7)
     (found,) = generate(engine(), [1, 2], {"max_new_tokens": 50, "ignore_eos": True}, Helpers(amateur=amateur))
     assert len(found.ids) == 6
-    assert "the context window of 7 tokens is full" in found.stop
+    assert found.stop.endswith("the context window of 7 tokens is full (the amateur's)")
+    with pytest.raises(ContextOverflow, match="the prompt has 8 tokens, the amateur's context window holds 7"):
+        engine().submit([1] * 8, None, Helpers(amateur=amateur))

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-Logprobs = "Callable[[Sequence[int]], NDArray[np.float64]]"
 Texts = list[tuple[float, tuple[int, ...]]]
 
 

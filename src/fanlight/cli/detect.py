@@ -37,8 +37,8 @@ def run(values: dict[str, Any], words: list[str], output: Output) -> int:
 COMMAND = Command(
     usage=USAGE,
     about="""\
-Score how much TEXT looks as if it were generated with --watermarking-config; - reads it from standard input. Give the text
-without its prompt, and the settings that it was made with: the text alone does not tell them.""",
+Score how much TEXT looks as if it were generated with --watermarking-config; - reads it from standard input. Give
+the text without its prompt, and the settings that it was made with: the text alone does not tell them.""",
     groups=(
         (
             "watermark",

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from fanlight.cli.options import Command, Option
 from fanlight.cli.output import Output, read_prompt
 from fanlight.cli.settings import COLOR, MODEL_OPTIONS, load_model, make_config, setting_options
+from fanlight.decoding.config import FILTERS as FILTER_GROUP
+from fanlight.decoding.config import OPTIONS, PENALTIES
 from fanlight.errors import OptionError
 
 if TYPE_CHECKING:
@@ -20,7 +22,10 @@ TEMPERATURES = (0.5, 0.7, 1.0, 1.5)
 TOP = 10
 SHARE = 0.9
 """The table counts how few tokens hold this much of the probability."""
-FILTERS = ("top_k", "top_p", "min_p", "repetition_penalty")
+FILTERS = (
+    *(name for name, option in OPTIONS.items() if option.group in (FILTER_GROUP, PENALTIES)),
+    *("dynatemp_range", "dynatemp_exponent", "smoothing_factor", "smoothing_curve", "processors"),
+)
 
 
 def run(values: dict[str, Any], words: list[str], output: Output) -> int:

@@ -174,6 +174,7 @@ def forced_bos(config: GenerationConfig, around: Surroundings) -> OnOps | None:
     if token is None:
         return None
     check_ids("forced_bos_token_id", (token,), around)
+    _not_suppressed("forced_bos_token_id", (token,), config)
     return Forced("forced_bos_token_id", (token,), 1, around.ops)
 
 
@@ -183,6 +184,7 @@ def forced_eos(config: GenerationConfig, around: Surroundings) -> OnOps | None:
     if not tokens:
         return None
     check_ids("forced_eos_token_id", tokens, around)
+    _not_suppressed("forced_eos_token_id", tokens, config)
     if around.max_length is None:
         raise OptionError("forced_eos_token_id needs an end that is known: set max_new_tokens or max_length")
     return Forced("forced_eos_token_id", tokens, around.max_length - 1, around.ops)
@@ -210,3 +212,9 @@ def begin_suppress(config: GenerationConfig, around: Surroundings) -> OnOps | No
         return None
     begin = around.n_prompt + (1 if around.n_prompt <= 1 and config.forced_bos_token_id is not None else 0)
     return Suppress("begin_suppress_tokens", tokens, around.ops, only_at=begin)
+
+
+def _not_suppressed(name: str, tokens: Sequence[int], config: GenerationConfig) -> None:
+    if set(tokens) <= set(config.suppress_tokens):
+        listed = ", ".join(map(str, tokens))
+        raise OptionError(f"{name} asks for {listed}, which suppress_tokens removes: take it out of one of them")

@@ -33,6 +33,11 @@ NO_SETTINGS = frozenset(
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "encoder_no_repeat_ngram_size": (0,),
     "max_length": (20,),
+    "is_assistant": (False,),
+    "low_memory": (False,),
+    "disable_compile": (False,),
+    "assistant_lookbehind": (10,),
+    "target_lookbehind": (10,),
 }
 """Values of other options that change nothing."""
 
@@ -92,7 +97,7 @@ def defaults_from_gguf(metadata: Mapping[str, Any], path: str) -> ModelDefaults:
 
 def _checked(values: dict[str, Any], path: str) -> dict[str, Any]:
     try:
-        GenerationConfig.from_options(values)
+        config = GenerationConfig.from_options(values)
     except OptionError as error:
         raise CheckpointError(f"{path}: {error}; correct the file") from None
-    return values
+    return {name: value for name, value in values.items() if getattr(config, name) != DEFAULTS[name]}  # [] is ()

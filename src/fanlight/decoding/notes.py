@@ -66,6 +66,8 @@ def no_effect(config: GenerationConfig) -> dict[str, str]:
         found["eos_token_id"] = "ignore_eos is true, and so it ends nothing"
     if config.pad_token_id is not None:
         found["pad_token_id"] = "batches here need no padding"
+    if config.output_hidden_states and (config.num_beams > 1 or config.penalty_alpha > 0):
+        found["output_hidden_states"] = "a search keeps none"
     if config.output_attentions:
         found["output_attentions"] = "attention weights are not recorded here"
     from fanlight.decoding.processors import SWITCHES, left_out

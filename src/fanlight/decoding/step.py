@@ -16,6 +16,9 @@ from fanlight.decoding.sampler import Choice, describe, pick
 from fanlight.trace.records import Guess, ProcessorEffect, StepRecord
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fanlight.decoding.config import GenerationConfig
     from fanlight.kernels.ops import Ops, Tensor
 
@@ -75,6 +78,8 @@ class Decision(NamedTuple):
     final: Tensor | None = None
     guess: Guess | None = None
     """What a drafter had guessed."""
+    states: NDArray[np.float32] | None = None
+    """With output_hidden_states: the residual stream before the choice, after 0, 1, ... blocks: (n_layer + 1, n_embd)."""
 
 
 def process(

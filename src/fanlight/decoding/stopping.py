@@ -52,7 +52,7 @@ def asked_to_stop(criteria: Sequence[Callable[..., Any]], ids: Sequence[int], te
     """What the caller's functions say: the first that returns true, or a text, ends it. Errors: OptionError for anything else."""
     for criterion in criteria:
         said = criterion(tuple(ids), text)
-        if said is False or said is None:
+        if said is False or said is None or (isinstance(said, str) and not said):
             continue
         name = getattr(criterion, "__name__", type(criterion).__name__)
         if said is not True and not isinstance(said, str):
@@ -74,6 +74,10 @@ class StopRules:
     eos_ids: frozenset[int]
     max_new_tokens: int | None
     n_ctx: int
+    n_beside: int = 0
+    """Tokens that a line beside the text, which goes along with it, has more than the text."""
+    whose: str = ""
+    """For the message: whose window it is, if not the text's own."""
     max_length: int | None = None
     deadline: float | None = None
     """On the clock that `check` is given."""
@@ -95,8 +99,8 @@ class StopRules:
             return stop_max_new_tokens(self.max_new_tokens, mid)
         if self.max_length is not None and n_total >= self.max_length:
             return Stop(StopReason.MAX_LENGTH, f"cut off by max_length={self.max_length}{_where(mid)}")
-        if n_total > self.n_ctx:
-            detail = f"cut off{_where(mid)}: the context window of {self.n_ctx} tokens is full"
+        if n_total + self.n_beside > self.n_ctx:
+            detail = f"cut off{_where(mid)}: the context window of {self.n_ctx} tokens is full{self.whose}"
             return Stop(StopReason.CONTEXT_WINDOW, detail)
         if self.deadline is not None and now >= self.deadline:
             return Stop(StopReason.MAX_TIME, f"cut off by max_time={self.max_time:g} s after {_tokens(n_new)}{_where(mid)}")
@@ -104,7 +108,7 @@ class StopRules:
 
     def longest(self, n_prompt: int) -> int:
         """Tokens that a text has at most, the prompt counted; the last of them may lie beyond the window."""
-        limits = [self.n_ctx + 1]
+        limits = [self.n_ctx - self.n_beside + 1]
         if self.max_new_tokens is not None:
             limits.append(n_prompt + self.max_new_tokens)
         if self.max_length is not None:

@@ -85,4 +85,4 @@ class Lane:
 
 
 def _kind(want: Want) -> Kind:
-    return want.layers, want.final, want.n_layer
+    return tuple(dict.fromkeys(want.layers)), want.final, want.n_layer

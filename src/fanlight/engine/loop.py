@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -94,6 +94,9 @@ class Engine:
             )
         has = {"has_assistant": helpers.assistant is not None, "has_amateur": helpers.amateur is not None}
         strategy_of(config, **has)
+        for phrase in (*config.force_words_ids, *config.constraints):
+            for sequence in phrase:
+                self._check_ids("force_words_ids", sequence)
         self._check_layers(config)
         skip, given, constraint = "", [], None
         n_given = len(ids)
@@ -116,11 +119,18 @@ class Engine:
     ) -> Request:
         eos_ids = self.eos_ids if config.eos_token_id is None else self._check_ids("eos_token_id", config.eos_token_id)
         request = Request(id=self._n_requests, prompt_ids=ids, config=config, seed=seed_of(config), helpers=helpers)
+        lanes = {MAIN: self._lanes[id(self.decoder)]}
+        for name, decoder in ((ASSISTANT, helpers.assistant), (AMATEUR, helpers.amateur)):
+            if decoder is not None:
+                lanes[name] = self._lane(name, decoder)
+        n_ctx, n_beside, whose = self._window(config, len(ids), lanes)
         rules = StopRules(
             eos_ids=frozenset() if config.ignore_eos else frozenset(eos_ids),
             max_new_tokens=config.new_tokens,
             max_length=config.max_length if config.new_tokens is None else None,
-            n_ctx=self.n_ctx,
+            n_ctx=n_ctx,
+            n_beside=n_beside,
+            whose=whose,
             deadline=None if config.max_time is None else time.monotonic() + config.max_time,
             max_time=config.max_time,
             token_label=self._token_label,
@@ -129,10 +139,6 @@ class Engine:
             raise OptionError(
                 f"the prompt has {len(ids)} tokens, max_length={config.max_length} leaves room for none; raise it"
             )
-        lanes = {MAIN: self._lanes[id(self.decoder)]}
-        for name, decoder in ((ASSISTANT, helpers.assistant), (AMATEUR, helpers.amateur)):
-            if decoder is not None:
-                lanes[name] = self._lane(name, decoder)
         sizes = self.decoder.config
         around = Surroundings(
             ops=self.ops,
@@ -292,6 +298,19 @@ class Engine:
     def _check_length(self, what: str, n: int) -> None:
         if n > self.n_ctx:
             raise ContextOverflow(f"{what} has {n} tokens, the context window holds {self.n_ctx}; shorten the prompt")
+
+    def _window(self, config: GenerationConfig, n_prompt: int, lanes: Mapping[str, Lane]) -> tuple[int, int, str]:
+        """The window that is full first, as StopRules has it: of the text, or of what goes along with it."""
+        windows = [(self.n_ctx, 0, "")]
+        if config.guidance_scale != 1 and (config.processors is None or "guidance_scale" in config.processors):
+            n_negative = len(config.negative_prompt_ids or (0,))
+            windows.append((self.n_ctx, max(0, n_negative - n_prompt), " (the negative prompt's)"))
+        if AMATEUR in lanes:
+            n_ctx = lanes[AMATEUR].cache.n_ctx
+            if n_prompt > n_ctx:
+                raise ContextOverflow(f"the prompt has {n_prompt} tokens, the amateur's context window holds {n_ctx}")
+            windows.append((n_ctx, 0, " (the amateur's)"))
+        return min(windows, key=lambda window: window[0] - window[1])
 
     def _check_layers(self, config: GenerationConfig) -> None:
         n_layer, exit_at = self.decoder.config.n_layer, config.assistant_early_exit

@@ -47,6 +47,7 @@ class Run:
         self.settings = settings[0]
         self.ops = lanes[MAIN].decoder.ops
         self.n_ctx = lanes[MAIN].cache.n_ctx
+        self.n_layer = lanes[MAIN].decoder.config.n_layer
         self.max_length = rules.longest(len(request.prompt_ids))
         self.outputs: list[Output] = []
         self.lines: list[Line] = []
@@ -96,6 +97,10 @@ class Run:
         """See Host."""
         assert isinstance(line, Line)
         line.forget(length)
+
+    def window(self, model: str) -> int:
+        """See Host."""
+        return self.lanes[model].cache.n_ctx
 
     def read_out(self, states: Tensor, *, norm: bool) -> Tensor:
         """See Host."""

@@ -31,7 +31,10 @@ class Scheduler:
     """
 
     def __init__(self, cache: PagedCache, *, prefill_chunk: int, max_batch: int) -> None:
-        """prefill_chunk: prompt tokens a pass takes at most; max_batch: sequences that run at once. Both from 1."""
+        """prefill_chunk: prompt tokens a pass takes at most. max_batch: no sequence is let in while so many are computed. Both from 1.
+
+        Sequences of one request that come to be computed together may be more.
+        """
         for name, value in (("prefill_chunk", prefill_chunk), ("max_batch", max_batch)):
             if value < 1:
                 raise OptionError(f"{name} must be at least 1: got {value}")
@@ -109,11 +112,12 @@ class Scheduler:
                 if self._make_room(sequence):
                     work.append(Work(sequence, n_new))
                     budget -= n_new
-        while budget and self.waiting and len(self.running) < self.max_batch:
+        n_busy = sum(1 for sequence in self.running if sequence.n_pending)  # the others wait for company, and keep nobody out
+        while budget and self.waiting and n_busy < self.max_batch:
             sequence = self.waiting[0]
-            while not self.cache.reserve(
-                sequence.slot, sequence.n_pending
-            ):  # all of it: a prompt once begun never waits
+            if any(sequence is item.sequence for item in work):  # sent back since it was planned: next time
+                return
+            while not self.cache.reserve(sequence.slot, sequence.n_pending):  # all: a prompt once begun never waits
                 idle = [other for other in self.running if not other.n_pending]
                 if not idle:
                     return
@@ -122,3 +126,4 @@ class Scheduler:
             n_new = min(sequence.n_pending, budget)
             work.append(Work(sequence, n_new))
             budget -= n_new
+            n_busy += 1

@@ -153,7 +153,10 @@ def _pane(record: StepRecord, candidate: Candidate, label: Label, canvas: Canvas
         name = canvas.plain(f"▸{name}◂")
     name = _centred(name, "bold" if is_chosen else "", canvas)
     at = record.candidate_ids.index(candidate.id)
-    cut_by = next((effect.label for effect in record.effects if isinf(effect.logits[at])), None)
+    removal = record.removal(candidate.id) if isinf(record.final_logits[at]) else None
+    cut_by = None
+    if removal is not None:  # the rule with its numbers, where there is room for it
+        cut_by = removal.rule if len(removal.rule) <= _fan(canvas) - 3 else removal.label
     return _pane_line(name, candidate.raw_prob, candidate.final_prob, cut_by, canvas)
 
 

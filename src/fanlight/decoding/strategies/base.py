@@ -79,13 +79,16 @@ class Host(Protocol):
     settings: StepSettings
     prompt_ids: tuple[int, ...]
     n_ctx: int
+    n_layer: int
     ops: Ops
     max_length: int
     """Tokens that prompt and text have together at most."""
-    outputs: Sequence[Output]
-    """As many as the request works on."""
     search: SearchRecord | None
     """Where a search leaves its tree."""
+
+    @property
+    def outputs(self) -> Sequence[Output]:
+        """As many as the request works on."""
 
     def open(self, ids: Sequence[int], model: str = MAIN) -> Line:
         """A line that nothing is computed of yet."""
@@ -101,6 +104,9 @@ class Host(Protocol):
 
     def recompute(self, line: Line, length: int = 0) -> None:
         """Forget what is computed from position `length` on; the ids stay."""
+
+    def window(self, model: str) -> int:
+        """How many ids a line of this model may have."""
 
     def read_out(self, states: Tensor, *, norm: bool) -> Tensor:
         """States -> logits by the model's head."""

@@ -284,7 +284,7 @@ def _may_improve(host: Host, group: Group, n_new: int) -> bool:
     longest = host.max_length - len(host.prompt_ids)
     length = longest if config.early_stopping == "never" and config.length_penalty > 0 else n_new
     best = max(beam.score for beam in group.running) / length**config.length_penalty
-    return best > group.finished[-1][0]
+    return bool(best > group.finished[-1][0])
 
 
 def _tidy(host: Host, groups: Sequence[Group], lines: Sequence[Line]) -> None:

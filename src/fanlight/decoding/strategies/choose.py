@@ -29,12 +29,15 @@ def strategy_of(config: GenerationConfig, *, has_assistant: bool = False, has_am
     drafts += ["assistant"] if has_assistant else []
     if len(drafts) > 1:
         raise OptionError(f"{drafts[0]} and {drafts[1]} both guess ahead: choose one")
+    named = ["an assistant"] if has_assistant else drafts
     if config.num_beams > 1:
-        _refuse(config, "num_beams", _clashes_with_beams(config, has_amateur))
+        _refuse(config, "num_beams", _clashes_with_beams(config, has_amateur) + named)
         _check_beams(config)
         return BEAMS
     if config.num_beam_groups > 1:
         raise OptionError(f"num_beam_groups={config.num_beam_groups} needs num_beams above 1: got {config.num_beams}")
+    if config.diversity_penalty:
+        raise OptionError("diversity_penalty needs num_beam_groups above 1")
     if config.force_words_ids or config.constraints:
         raise OptionError("force_words_ids and constraints need beam search: set num_beams above 1")
     if config.penalty_alpha > 0:
@@ -49,7 +52,7 @@ def strategy_of(config: GenerationConfig, *, has_assistant: bool = False, has_am
             "num_return_sequences": config.num_return_sequences > 1,
             "best_of": config.best_of > 1,
         }
-        _refuse(config, "penalty_alpha", [name for name, is_set in clashes.items() if is_set])
+        _refuse(config, "penalty_alpha", [name for name, is_set in clashes.items() if is_set] + named)
         return CONTRASTIVE_SEARCH
     several = max(config.num_return_sequences, config.best_of)
     if several > 1 and not config.samples:

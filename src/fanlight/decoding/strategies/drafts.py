@@ -76,7 +76,10 @@ class _ByRows:
     def _extend(self, ids: Sequence[int], guess: list[int], answer: Answer, settings: StepSettings) -> bool:
         """One more token, under the same noise as the model's own choice will have; whether to go on."""
         row = answer.logits[-1]
-        token = decide([*ids, *guess], row, settings).choice.id
+        try:
+            token = decide([*ids, *guess], row, settings).choice.id
+        except Exception:  # the text may never come this way; where it does, its own decision says so
+            return False
         prob = exp(settings.ops.gather(row, (token,))[0] - settings.ops.stats(row).logsumexp)
         if prob < self._threshold and guess:
             return False
@@ -101,7 +104,7 @@ class ModelDraft(_ByRows):
             self._line = self._host.open(ids, ASSISTANT)
         line, guess = self._line, list[int]()
         line.ids.extend(ids[len(line.ids) :])
-        while len(guess) < n and len(line.ids) < self._host.n_ctx:
+        while len(guess) < n and len(line.ids) <= self._host.window(ASSISTANT):
             (answer,) = yield [Want(line)]
             if not self._extend(ids, guess, answer, own):
                 break

@@ -16,6 +16,9 @@ from fanlight.decoding.strategies.base import Answer, Host, Line, Output, Steps,
 from fanlight.trace.records import Guess
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from fanlight.kernels.ops import Tensor
 
 
@@ -56,6 +59,7 @@ def sample(
     start: Start | None = None,
 ) -> Steps:
     """Write one text. layers: whose read-outs a processor wants to see (DoLa)."""
+    kept = kept_layers(host)
     ids, lines = output.ids, [line, *(other.line for other in beside)]
     scored = output.score is not None
     while True:
@@ -67,7 +71,7 @@ def sample(
                 for each in lines:
                     each.ids.extend(guess)
             n_rows = len(guess) + 1
-            answers = yield [Want(line, n_rows, layers), *(Want(other.line, n_rows) for other in beside)]
+            answers = yield [Want(line, n_rows, (*layers, *kept)), *(Want(other.line, n_rows) for other in beside)]
         else:
             answers, start = start.answers, None
         n_right = 0
@@ -77,6 +81,8 @@ def sample(
             token = decision.choice.id
             if decision.processors is not None:
                 settings = replace(settings, processors=decision.processors)
+            if kept:
+                decision = decision._replace(states=_states(answers[0], kept, i))
             right = False
             if i < len(guess):
                 assert drafter is not None
@@ -112,7 +118,7 @@ def sample_many(
 ) -> Steps:
     """Several texts after one prompt, which is computed once. settings: one for each text."""
     line = host.open(host.prompt_ids)
-    answers = yield [Want(line, 1, layers), *(Want(other.line, 1) for other in beside)]
+    answers = yield [Want(line, 1, (*layers, *kept_layers(host))), *(Want(other.line, 1) for other in beside)]
     parts: dict[int, Steps] = {}
     for i, (output, own) in enumerate(zip(host.outputs, settings, strict=True)):
         is_last = i == len(settings) - 1
@@ -134,13 +140,23 @@ def _others(
     return found
 
 
+def kept_layers(host: Host) -> tuple[int, ...]:
+    """Whose states the request wants to keep: with output_hidden_states all, from the embedding (0) on."""
+    return tuple(range(host.n_layer + 1)) if host.config.output_hidden_states else ()
+
+
 def read_out_layers(host: Host, answer: Answer, layers: tuple[int, ...], i: int) -> Tensor:
     """The rows that the head reads from earlier layers at row i, without the final norm, as DoLa's authors do: (n, n_vocab)."""
+    stacked = _states(answer, layers, i)
+    return host.read_out(host.ops.tensor(stacked, stacked.shape[1]), norm=False)
+
+
+def _states(answer: Answer, layers: tuple[int, ...], i: int) -> NDArray[np.float32]:
+    """Of row i: (len(layers), n_embd)."""
     import numpy as np
 
     states = [np.concatenate([part.numpy() for part in answer.states[layer]])[i] for layer in layers]
-    stacked = np.ascontiguousarray(np.stack(states), dtype=np.float32)
-    return host.read_out(host.ops.tensor(stacked, stacked.shape[1]), norm=False)
+    return np.ascontiguousarray(np.stack(states), dtype=np.float32)
 
 
 def _logprob(row: Tensor, token: int, settings: StepSettings) -> float:
