@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fanlight.decoding.stopping import CANCELLED
 from fanlight.errors import FanlightError, NumericError, OptionError
@@ -83,8 +83,7 @@ class Step:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Speculation:
+class Speculation(NamedTuple):
     """What guessing ahead gave: the text is the same without it."""
 
     n_guessed: int
@@ -161,7 +160,7 @@ class Generation:
 
     @property
     def hidden_states(self) -> NDArray[np.float32]:
-        """The residual stream that each step was chosen from, (n_steps, n_layer + 1, n_embd). FanlightError without output_hidden_states."""
+        """The residual stream behind each step, (n_steps, n_layer + 1, n_embd). FanlightError without output_hidden_states."""
         import numpy as np
 
         if not self.config.output_hidden_states:

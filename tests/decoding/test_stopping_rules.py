@@ -63,7 +63,11 @@ def test_the_longest_block_is_limited() -> None:
         ({}, 32, None),
         ({}, 33, "cut off: the context window of 32 tokens is full"),
         ({"n_beside": 5, "whose": " (the other's)"}, 27, None),
-        ({"n_beside": 5, "whose": " (the other's)"}, 28, "cut off: the context window of 32 tokens is full (the other's)"),
+        (
+            {"n_beside": 5, "whose": " (the other's)"},
+            28,
+            "cut off: the context window of 32 tokens is full (the other's)",
+        ),
         ({"max_length": 20}, 19, None),
         ({"max_length": 20}, 20, "cut off by max_length=20"),
         ({"deadline": 99.0, "max_time": 1.5}, 20, None),

@@ -81,7 +81,11 @@ def test_beams_whose_time_is_up_give_what_they_have(n_texts: int, monkeypatch: p
 
 @pytest.mark.parametrize(
     "options",
-    [{"do_sample": True, "num_return_sequences": 3, "seed": 1}, {"penalty_alpha": 0.6, "top_k": 3}, {"assistant_early_exit": 1}],
+    [
+        {"do_sample": True, "num_return_sequences": 3, "seed": 1},
+        {"penalty_alpha": 0.6, "top_k": 3},
+        {"assistant_early_exit": 1},
+    ],
     ids=str,
 )
 def test_every_strategy_keeps_the_time(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +138,12 @@ def test_an_end_before_the_fewest_tokens_is_not_chosen() -> None:
         (b"xyabcabcabcabc", {"loop_repeats": 3}, "xyabcabcabc", "the last 3 tokens came 3 times in a row"),
         (b"xyabcabcabcabc", {"loop_repeats": 2}, "xyabcabc", "the last 3 tokens came 2 times in a row"),
         (b"abbbc", {"loop_repeats": 3}, "abbb", "the last 1 token came 3 times in a row"),
-        (b"abbbbbbbbb", {"loop_repeats": 3, "loop_min_tokens": 2}, "abbbbbb", "the last 2 tokens came 3 times in a row"),
+        (
+            b"abbbbbbbbb",
+            {"loop_repeats": 3, "loop_min_tokens": 2},
+            "abbbbbb",
+            "the last 2 tokens came 3 times in a row",
+        ),
     ],
 )
 @pytest.mark.parametrize("strategy", [{}, {"prompt_lookup_num_tokens": 5, "max_matching_ngram_size": 1}], ids=str)
@@ -197,7 +206,9 @@ def test_a_function_sees_all_of_a_long_text() -> None:
 
 @pytest.mark.parametrize("said", [1, 0, [], b"no"], ids=repr)
 def test_an_answer_that_is_neither_yes_nor_no_is_an_error(said: Any) -> None:
-    with pytest.raises(OptionError, match=r"stopping_criteria: <lambda> must return true, false or a reason in words: got "):
+    with pytest.raises(
+        OptionError, match=r"stopping_criteria: <lambda> must return true, false or a reason in words: got "
+    ):
         written(writer(), {"stopping_criteria": lambda ids, text: said})
 
 

@@ -39,7 +39,9 @@ KINDS: list[dict[str, Any]] = [
     {"use_cache": False, "num_beams": 2},
 ]
 REQUESTS = st.lists(
-    st.tuples(PROMPTS, st.sampled_from(KINDS), st.sampled_from([0, 1, 4, 15]), st.integers(0, 3)), min_size=1, max_size=5
+    st.tuples(PROMPTS, st.sampled_from(KINDS), st.sampled_from([0, 1, 4, 15]), st.integers(0, 3)),
+    min_size=1,
+    max_size=5,
 )
 
 
@@ -119,7 +121,9 @@ def test_every_request_gives_what_it_gives_alone(
 
 
 @settings(max_examples=60, deadline=None)
-@given(requests=REQUESTS, leaving=st.sets(st.integers(0, 4)), after=st.integers(0, 6), n_pages=st.sampled_from([None, 1]))
+@given(
+    requests=REQUESTS, leaving=st.sets(st.integers(0, 4)), after=st.integers(0, 6), n_pages=st.sampled_from([None, 1])
+)
 def test_requests_that_leave_change_nothing_for_the_others(
     requests: list[tuple[list[int], dict[str, Any], int, int]], leaving: set[int], after: int, n_pages: int | None
 ) -> None:
@@ -141,7 +145,26 @@ def test_requests_that_leave_change_nothing_for_the_others(
 def test_lines_that_wait_for_company_keep_nobody_out() -> None:
     """Two lines of one request, and room for one sequence at a time."""
     one = engine(max_batch=1)
-    assert generate(one, [97, 98], {"guidance_scale": 2.0}) == generate(engine(), [97, 98], {"guidance_scale": 2.0})
+    one.submit([97, 98], config_of({"guidance_scale": 2.0}))
+    events = [event for _ in range(40) for event in one.step()]
+    assert outcomes(events) == generate(engine(), [97, 98], {"guidance_scale": 2.0})
+
+
+def test_a_prompt_that_is_sent_back_half_way_hands_over_each_state_once() -> None:
+    """An older request needs the last page while the states of a prompt are being gathered, one a pass."""
+    older = ([97, 98, 99, 97], {"ignore_eos": True}, 17, 0)
+    younger = ([98, 97, 32] * 4, {"penalty_alpha": 0.6, "top_k": 3, "ignore_eos": True}, 6, 0)
+    one, others = engine(prefill_chunk=1, max_cache_bytes=600), helpers()
+    requests = [submit(one, request, others) for request in (older, younger)]
+    events, was_sent_back, filled = [], False, 0
+    while one.has_work:
+        events += one.step()
+        line = next((s for s in one.scheduler.waiting if s.run.request.id == requests[1].id), None)
+        was_sent_back |= line is not None and line.slot.length == 0 and filled > 1
+        filled = max([s.slot.length for s in one.scheduler.running if s.run.request.id == requests[1].id], default=0)
+    assert was_sent_back
+    for handle, request in zip(requests, (older, younger), strict=True):
+        assert outcomes([event for event in events if event.request_id == handle.id]) == alone(request)
 
 
 def test_a_search_without_cache_computes_every_text_again() -> None:

@@ -37,7 +37,9 @@ class Outcome(NamedTuple):
     """Without the guesses, which are all that speculation may change."""
 
 
-def engine_of(decoder: FakeDecoder, *, vocabulary: Vocabulary = BYTES, eos_ids: Sequence[int] | None = None, **options: Any) -> Engine:
+def engine_of(
+    decoder: FakeDecoder, *, vocabulary: Vocabulary = BYTES, eos_ids: Sequence[int] | None = None, **options: Any
+) -> Engine:
     """With text: the bytes of `vocabulary`."""
     tokens = vocabulary.tokens
     return Engine(
@@ -100,7 +102,9 @@ def outcomes(events: list[StepEvent]) -> list[Outcome]:
     return found
 
 
-def run(engine: Engine, prompt: Sequence[int], options: dict[str, Any], helpers: Helpers | None = None) -> list[StepEvent]:
+def run(
+    engine: Engine, prompt: Sequence[int], options: dict[str, Any], helpers: Helpers | None = None
+) -> list[StepEvent]:
     """One request's events; nothing is left of it afterwards."""
     events = list(engine.stream(engine.submit(prompt, config_of(options), helpers)))
     assert not engine.has_work

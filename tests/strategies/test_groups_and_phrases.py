@@ -145,6 +145,7 @@ def test_a_penalty_makes_the_first_tokens_of_groups_differ() -> None:
 
 # -- phrases --------------------------------------------------------------------------------------------------------------
 
+
 def phrase(low: int, high: int) -> Any:
     return st.lists(st.lists(st.integers(low, high), min_size=1, max_size=2), min_size=1, max_size=2)
 
@@ -272,9 +273,7 @@ def test_what_a_single_phrase_lacks_is_counted_exactly(phrase: Any, text: list[i
     progress = Progress((phrase,))
     for token in text:
         progress = progress.after(token)
-    shortest = next(
-        n for n in range(4) for more in product(range(3), repeat=n) if holds([*text, *more], [phrase])
-    )
+    shortest = next(n for n in range(4) for more in product(range(3), repeat=n) if holds([*text, *more], [phrase]))
     assert progress.n_missing == shortest
 
 

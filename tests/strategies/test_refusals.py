@@ -47,7 +47,10 @@ def test_settings_name_their_strategy(options: dict[str, Any], strategy: str) ->
         ({**BEAM, **DRAWN, "mirostat": 2}, "mirostat cannot be combined with num_beams=4"),
         ({**BEAM, **DRAWN, "adaptive_target": 0.3}, "adaptive_target cannot be combined with num_beams=4"),
         ({**BEAM, "stop_strings": "a"}, "stop_strings cannot be combined with num_beams=4"),
-        ({**BEAM, "stopping_criteria": lambda ids, text: False}, "stopping_criteria cannot be combined with num_beams=4"),
+        (
+            {**BEAM, "stopping_criteria": lambda ids, text: False},
+            "stopping_criteria cannot be combined with num_beams=4",
+        ),
         ({**BEAM, "loop_repeats": 3}, "loop_repeats cannot be combined with num_beams=4"),
         ({**BEAM, "prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens cannot be combined with num_beams=4"),
         ({**BEAM, "assistant_early_exit": 1}, "assistant_early_exit cannot be combined with num_beams=4"),
@@ -71,7 +74,10 @@ def test_settings_name_their_strategy(options: dict[str, Any], strategy: str) ->
         ({**CONTRASTIVE, "dola_layers": "high"}, "dola_layers cannot be combined with penalty_alpha=0.6"),
         ({**CONTRASTIVE, "num_return_sequences": 2}, "num_return_sequences cannot be combined with penalty_alpha=0.6"),
         ({**CONTRASTIVE, "best_of": 2}, "best_of cannot be combined with penalty_alpha=0.6"),
-        ({**CONTRASTIVE, "prompt_lookup_num_tokens": 2}, "prompt_lookup_num_tokens cannot be combined with penalty_alpha"),
+        (
+            {**CONTRASTIVE, "prompt_lookup_num_tokens": 2},
+            "prompt_lookup_num_tokens cannot be combined with penalty_alpha",
+        ),
         ({"num_return_sequences": 2}, "num_return_sequences=2 needs do_sample or num_beams: greedy decoding gives one"),
         ({"best_of": 3}, "best_of=3 needs do_sample"),
         ({**DRAWN, "best_of": 3, "num_return_sequences": 4}, "num_return_sequences=4 is more than best_of=3"),
@@ -83,7 +89,10 @@ def test_settings_name_their_strategy(options: dict[str, Any], strategy: str) ->
         ({"dola_layers": [1, 3]}, "dola_layers: layer 3 is not before the last: the model allows 0 to 2"),
         ({"regex": "a", "choice": ["b"]}, "regex and choice both say what the text may be: choose one"),
         ({"max_length": 2}, "the prompt has 2 tokens, max_length=2 leaves room for none; raise it"),
-        ({"negative_prompt_ids": [999], "guidance_scale": 2.0}, "negative_prompt_ids: id 999 is not in the model's vocabulary"),
+        (
+            {"negative_prompt_ids": [999], "guidance_scale": 2.0},
+            "negative_prompt_ids: id 999 is not in the model's vocabulary",
+        ),
     ],
     ids=str,
 )
@@ -99,7 +108,11 @@ def test_settings_that_contradict_each_other_are_refused(options: dict[str, Any]
 @pytest.mark.parametrize(
     ("options", "role", "message"),
     [
-        ({"prompt_lookup_num_tokens": 2}, "assistant", "prompt_lookup_num_tokens and assistant both guess ahead: choose one"),
+        (
+            {"prompt_lookup_num_tokens": 2},
+            "assistant",
+            "prompt_lookup_num_tokens and assistant both guess ahead: choose one",
+        ),
         (BEAM, "assistant", "an assistant cannot be combined with num_beams=4"),
         (BEAM, "amateur", "an amateur cannot be combined with num_beams=4"),
         (CONTRASTIVE, "assistant", "an assistant cannot be combined with penalty_alpha=0.6"),

@@ -127,12 +127,17 @@ def test_a_text_is_the_same_whoever_guesses(
 @settings(max_examples=80, deadline=None)
 @given(
     seed=st.integers(0, 99),
-    requests=st.lists(st.tuples(PROMPTS, SETTINGS.map(sound), st.sampled_from([{}, *DRAFTERS])), min_size=2, max_size=5),
+    requests=st.lists(
+        st.tuples(PROMPTS, SETTINGS.map(sound), st.sampled_from([{}, *DRAFTERS])), min_size=2, max_size=5
+    ),
     limits=LIMITS,
     delays=st.lists(st.integers(0, 3), min_size=5, max_size=5),
 )
 def test_a_batch_of_requests_that_guess_in_their_own_ways(
-    seed: int, requests: list[tuple[list[int], dict[str, Any], dict[str, Any]]], limits: dict[str, int], delays: list[int]
+    seed: int,
+    requests: list[tuple[list[int], dict[str, Any], dict[str, Any]]],
+    limits: dict[str, int],
+    delays: list[int],
 ) -> None:
     one = engine(2, seed, **limits)
     events, submitted = [], []
@@ -160,7 +165,9 @@ def test_guesses_save_passes(drafter: dict[str, Any], options: dict[str, Any]) -
         events = run(one, [1, 2], {"max_new_tokens": 60, "ignore_eos": True, **options, **more}, helpers)
         assert isinstance(one.decoder, FakeDecoder)
         passes.append(sum(1 for _, rows in one.decoder.passes if rows))
-    if "assistant_early_exit" not in drafter and drafter.get("assistant") != 3:  # whose guesses are passes of the model too
+    if (
+        "assistant_early_exit" not in drafter and drafter.get("assistant") != 3
+    ):  # whose guesses are passes of the model too
         assert passes[1] < passes[0]
     found = guesses(events)
     assert found
@@ -171,7 +178,13 @@ def test_guesses_save_passes(drafter: dict[str, Any], options: dict[str, Any]) -
             assert decision.guess.right == (decision.guess.id == event.id)
             assert decision.record is not None
             assert decision.record.guess == decision.guess
-    kind = "assistant" if "assistant" in drafter else "early_exit" if "assistant_early_exit" in drafter else "prompt_lookup"
+    kind = (
+        "assistant"
+        if "assistant" in drafter
+        else "early_exit"
+        if "assistant_early_exit" in drafter
+        else "prompt_lookup"
+    )
     assert {guess.drafter for guess in found} == {kind}
     assert any(guess.right for guess in found)
 
@@ -184,6 +197,24 @@ def test_a_model_that_guesses_for_itself_is_always_right() -> None:
         events = run(one, [1, 2], {"max_new_tokens": 20, "ignore_eos": True, **options, **more}, helpers)
         assert all(guess.right for guess in guesses(events))
         assert len(guesses(events)) > 15
+
+
+def test_an_assistant_goes_on_from_the_text_after_a_wrong_guess() -> None:
+    """It knows all but every fifth token, and what follows those it knows again."""
+    known = hashed_logits
+
+    def forgetful(history: Sequence[int]) -> NDArray[np.float32]:
+        logits = known(history, N_VOCAB)
+        return -logits if len(history) % 5 == 0 else logits
+
+    helpers = Helpers(assistant=FakeDecoder(logits_of=forgetful, n_vocab=N_VOCAB))
+    one = engine_of(FakeDecoder(n_vocab=N_VOCAB), vocabulary=LETTERS)
+    options = {"assistant_confidence_threshold": 0.0, "max_new_tokens": 40, "ignore_eos": True}
+    for event in run(one, [1, 2], options, helpers):
+        assert event.decision is not None
+        guess = event.decision.guess
+        if guess is not None:
+            assert guess.right == ((event.index + 2) % 5 != 0)
 
 
 @pytest.mark.parametrize("n_prompt", range(1, 9))
@@ -227,7 +258,11 @@ def test_what_goes_wrong_on_the_way_of_a_guess_does_not_end_the_text(kind: str, 
     decoder = FakeDecoder(logits_of=counting, n_vocab=N_VOCAB, n_ctx=N_CTX, early_spread=40.0)
     one = engine_of(decoder, vocabulary=LETTERS)
     confused = FakeDecoder(logits_of=lambda ids: hashed_logits(ids, N_VOCAB, 9.0), n_vocab=N_VOCAB, n_ctx=N_CTX)
-    options: dict[str, Any] = {"assistant_confidence_threshold": 0.0, "processors": [failing(error)], "ignore_eos": True}
+    options: dict[str, Any] = {
+        "assistant_confidence_threshold": 0.0,
+        "processors": [failing(error)],
+        "ignore_eos": True,
+    }
     helpers = Helpers(assistant=confused) if kind == "assistant" else Helpers()
     if kind == "early_exit":
         options["assistant_early_exit"] = 1

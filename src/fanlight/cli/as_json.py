@@ -73,7 +73,7 @@ def _more(result: Generation) -> dict[str, Any]:
     if result.votes is not None:
         found |= {"answer": result.answer, "votes": result.votes}
     if result.speculation is not None:
-        found["speculation"] = {**asdict(result.speculation), "tokens_per_pass": result.speculation.tokens_per_pass}
+        found["speculation"] = {**result.speculation._asdict(), "tokens_per_pass": result.speculation.tokens_per_pass}
     if result.search is not None:
         found["search"] = asdict(result.search)
     if result.others:
@@ -95,7 +95,7 @@ def step_json(step: Step) -> dict[str, Any]:
     """One chosen token; its record too, if there is one."""
     head: dict[str, Any] = {"index": step.index, "id": step.id, "token": step.token, "text": step.text}
     if step.decision.guess is not None:
-        head["guess"] = asdict(step.decision.guess)
+        head["guess"] = step.decision.guess._asdict()
     if step.decision.record is None:
         return head
     candidates = step.candidates

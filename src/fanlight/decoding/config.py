@@ -7,11 +7,11 @@ text-generation-webui's otherwise. `notes.py` says which settings have no effect
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from fanlight.decoding import rules
-from fanlight.decoding.rules import Option, number, option, whole
+from fanlight.decoding.rules import Option, number, of_options, option, whole
 from fanlight.errors import OptionError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _FROM_ZERO = number(0, LARGEST, f"between 0 and {LARGEST:g}")
 _SIGNED = number(-LARGEST, LARGEST, f"between {-LARGEST:g} and {LARGEST:g}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@of_options
 class GenerationConfig:
     """How to choose tokens and when to end. Raises OptionError, which names the option, its range and the value.
 
@@ -44,148 +44,175 @@ class GenerationConfig:
     """
 
     # -- length and stopping
-    max_new_tokens: int | None = option(DEFAULT_MAX_NEW_TOKENS, rules.optional(whole(0)), LENGTH, "N")
-    max_length: int | None = option(None, whole(1), LENGTH, "N")
-    min_length: int = option(0, whole(0), LENGTH, "N")
-    min_new_tokens: int | None = option(None, whole(0), LENGTH, "N")
+    max_new_tokens: int | None = option(rules.optional(whole(0)), LENGTH, "N", default=DEFAULT_MAX_NEW_TOKENS)
+    max_length: int | None = option(whole(1), LENGTH, "N", default=None)
+    min_length: int = option(whole(0), LENGTH, "N", default=0)
+    min_new_tokens: int | None = option(whole(0), LENGTH, "N", default=None)
     max_time: float | None = option(
-        None, number(0, INFINITE, "a number of seconds above 0", open_low=True), LENGTH, "SECONDS"
+        number(0, INFINITE, "a number of seconds above 0", open_low=True), LENGTH, "SECONDS", default=None
     )
-    stop_strings: tuple[str, ...] = option((), rules.strings(), LENGTH, "TEXT")
-    include_stop_string: bool = option(False, rules.boolean(), LENGTH)
-    eos_token_id: tuple[int, ...] | None = option(None, rules.token_ids(), LENGTH, "N")
-    bos_token_id: int | None = option(None, whole(0), LENGTH, "N")
-    pad_token_id: int | None = option(None, whole(0), LENGTH, "N")
-    ignore_eos: bool = option(False, rules.boolean(), LENGTH)
-    loop_repeats: int = option(0, whole(0, "0 (off), or at least 2"), LENGTH, "N")
-    loop_min_tokens: int = option(1, whole(1), LENGTH, "N")
+    stop_strings: tuple[str, ...] = option(rules.strings(), LENGTH, "TEXT", default=())
+    include_stop_string: bool = option(rules.boolean(), LENGTH, default=False)
+    eos_token_id: tuple[int, ...] | None = option(rules.token_ids(), LENGTH, "N", default=None)
+    bos_token_id: int | None = option(whole(0), LENGTH, "N", default=None)
+    pad_token_id: int | None = option(whole(0), LENGTH, "N", default=None)
+    ignore_eos: bool = option(rules.boolean(), LENGTH, default=False)
+    loop_repeats: int = option(whole(0, "0 (off), or at least 2"), LENGTH, "N", default=0)
+    loop_min_tokens: int = option(whole(1), LENGTH, "N", default=1)
     stopping_criteria: tuple[Callable[..., Any], ...] = option(
-        (), rules.callables("a function of (ids, text), or several"), LENGTH
+        rules.callables("a function of (ids, text), or several"), LENGTH, default=()
     )
 
     # -- choosing
-    do_sample: bool = option(False, rules.boolean(), CHOICE)
-    seed: int | None = option(None, whole(), CHOICE, "N", sampling=True)
+    do_sample: bool = option(rules.boolean(), CHOICE, default=False)
+    seed: int | None = option(whole(), CHOICE, "N", default=None, sampling=True)
     temperature: float = option(
-        1.0, number(SMALLEST, LARGEST, f"0 (greedy), or {_SCALE}", also=0.0), CHOICE, "T", sampling=True
+        number(SMALLEST, LARGEST, f"0 (greedy), or {_SCALE}", also=0.0), CHOICE, "T", default=1.0, sampling=True
     )
-    dynatemp_range: float = option(0.0, _FROM_ZERO, CHOICE, "R", sampling=True)
-    dynatemp_exponent: float = option(1.0, number(0, LARGEST, "above 0", open_low=True), CHOICE, "X", sampling=True)
-    smoothing_factor: float = option(0.0, _FROM_ZERO, CHOICE, "X", sampling=True)
-    smoothing_curve: float = option(1.0, number(1, LARGEST, "at least 1"), CHOICE, "X", sampling=True)
-    mirostat: int = option(0, whole(0, "0 (off), 1 or 2", high=2), CHOICE, "V", sampling=True)
-    mirostat_tau: float = option(5.0, number(0, LARGEST, "above 0", open_low=True), CHOICE, "X", sampling=True)
-    mirostat_eta: float = option(0.1, _PROB, CHOICE, "X", sampling=True)
-    adaptive_target: float | None = option(None, _PROB, CHOICE, "P", sampling=True)
-    adaptive_decay: float = option(0.9, number(0, 0.99, "between 0 and 0.99"), CHOICE, "X", sampling=True)
-    guidance_scale: float = option(1.0, number(0, LARGEST, "above 0", open_low=True), CHOICE, "X")
-    negative_prompt: str | None = option(None, rules.text("a text that is not empty"), CHOICE, "TEXT")
-    negative_prompt_ids: tuple[int, ...] | None = option(None, rules.token_ids(), CHOICE, "N")
+    dynatemp_range: float = option(_FROM_ZERO, CHOICE, "R", default=0.0, sampling=True)
+    dynatemp_exponent: float = option(
+        number(0, LARGEST, "above 0", open_low=True), CHOICE, "X", default=1.0, sampling=True
+    )
+    smoothing_factor: float = option(_FROM_ZERO, CHOICE, "X", default=0.0, sampling=True)
+    smoothing_curve: float = option(number(1, LARGEST, "at least 1"), CHOICE, "X", default=1.0, sampling=True)
+    mirostat: int = option(whole(0, "0 (off), 1 or 2", high=2), CHOICE, "V", default=0, sampling=True)
+    mirostat_tau: float = option(number(0, LARGEST, "above 0", open_low=True), CHOICE, "X", default=5.0, sampling=True)
+    mirostat_eta: float = option(_PROB, CHOICE, "X", default=0.1, sampling=True)
+    adaptive_target: float | None = option(_PROB, CHOICE, "P", default=None, sampling=True)
+    adaptive_decay: float = option(number(0, 0.99, "between 0 and 0.99"), CHOICE, "X", default=0.9, sampling=True)
+    guidance_scale: float = option(number(0, LARGEST, "above 0", open_low=True), CHOICE, "X", default=1.0)
+    negative_prompt: str | None = option(rules.text("a text that is not empty"), CHOICE, "TEXT", default=None)
+    negative_prompt_ids: tuple[int, ...] | None = option(rules.token_ids(), CHOICE, "N", default=None)
     watermarking_config: Any = option(
-        None, rules.Rule("a mapping of watermark settings", lambda value: _watermark(value), "json"), CHOICE, "JSON"
+        rules.Rule("a mapping of watermark settings", lambda value: _watermark(value), "json"),
+        CHOICE,
+        "JSON",
+        default=None,
     )
     processors: tuple[Any, ...] | None = option(
-        None, rules.names_or_callables("processor names and functions, in order"), CHOICE, "NAME,..."
+        rules.names_or_callables("processor names and functions, in order"), CHOICE, "NAME,...", default=None
     )
 
     # -- filters
-    min_tokens_to_keep: int = option(1, whole(1), FILTERS, "N", sampling=True)
+    min_tokens_to_keep: int = option(whole(1), FILTERS, "N", default=1, sampling=True)
     top_k: int | None = option(
-        50, rules.optional(whole(0, "an integer of at least 0 (0 or None: off)")), FILTERS, "K", sampling=True
+        rules.optional(whole(0, "an integer of at least 0 (0 or None: off)")), FILTERS, "K", default=50, sampling=True
     )
-    top_p: float = option(1.0, _SHARE, FILTERS, "P", sampling=True)
-    min_p: float | None = option(None, _PROB, FILTERS, "P", sampling=True)
-    top_h: float | None = option(None, _SHARE, FILTERS, "H", sampling=True)
-    typical_p: float = option(1.0, _SHARE, FILTERS, "P", sampling=True)
-    epsilon_cutoff: float = option(0.0, _CUTOFF, FILTERS, "P", sampling=True)
-    eta_cutoff: float = option(0.0, _CUTOFF, FILTERS, "P", sampling=True)
-    top_n_sigma: float = option(0.0, _FROM_ZERO, FILTERS, "N", sampling=True)
-    tfs: float = option(1.0, _SHARE, FILTERS, "Z", sampling=True)
-    top_a: float = option(0.0, _PROB, FILTERS, "A", sampling=True)
-    xtc_probability: float = option(0.0, _PROB, FILTERS, "P", sampling=True)
-    xtc_threshold: float = option(0.1, _PROB, FILTERS, "P", sampling=True)
+    top_p: float = option(_SHARE, FILTERS, "P", default=1.0, sampling=True)
+    min_p: float | None = option(_PROB, FILTERS, "P", default=None, sampling=True)
+    top_h: float | None = option(_SHARE, FILTERS, "H", default=None, sampling=True)
+    typical_p: float = option(_SHARE, FILTERS, "P", default=1.0, sampling=True)
+    epsilon_cutoff: float = option(_CUTOFF, FILTERS, "P", default=0.0, sampling=True)
+    eta_cutoff: float = option(_CUTOFF, FILTERS, "P", default=0.0, sampling=True)
+    top_n_sigma: float = option(_FROM_ZERO, FILTERS, "N", default=0.0, sampling=True)
+    tfs: float = option(_SHARE, FILTERS, "Z", default=1.0, sampling=True)
+    top_a: float = option(_PROB, FILTERS, "A", default=0.0, sampling=True)
+    xtc_probability: float = option(_PROB, FILTERS, "P", default=0.0, sampling=True)
+    xtc_threshold: float = option(_PROB, FILTERS, "P", default=0.1, sampling=True)
 
     # -- penalties and biases
-    repetition_penalty: float = option(1.0, _PENALTY, PENALTIES, "R")
-    repetition_penalty_range: int = option(0, whole(0, "an integer of at least 0 (0: all)"), PENALTIES, "N")
-    penalize_prompt: bool | None = option(None, rules.boolean(), PENALTIES)
-    encoder_repetition_penalty: float = option(1.0, _PENALTY, PENALTIES, "R")
-    frequency_penalty: float = option(0.0, _SIGNED, PENALTIES, "X")
-    presence_penalty: float = option(0.0, _SIGNED, PENALTIES, "X")
-    no_repeat_ngram_size: int = option(0, whole(0), PENALTIES, "N")
-    dry_multiplier: float = option(0.0, _FROM_ZERO, PENALTIES, "M")
-    dry_base: float = option(1.75, number(1, LARGEST, "at least 1"), PENALTIES, "X")
-    dry_allowed_length: int = option(2, whole(1), PENALTIES, "N")
-    dry_penalty_last_n: int = option(0, whole(0, "an integer of at least 0 (0: all)"), PENALTIES, "N")
-    dry_sequence_breakers: tuple[str, ...] = option(("\n", ":", '"', "*"), rules.strings(), PENALTIES, "TEXT")
-    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = option((), rules.sequence_biases(), PENALTIES, "JSON")
-    logit_bias: tuple[tuple[int, float], ...] = option((), rules.id_biases(), PENALTIES, "JSON")
-    bad_words_ids: tuple[tuple[int, ...], ...] = option(
-        (), rules.token_lists("lists of token ids, none of them empty"), PENALTIES, "JSON"
+    repetition_penalty: float = option(_PENALTY, PENALTIES, "R", default=1.0)
+    repetition_penalty_range: int = option(whole(0, "an integer of at least 0 (0: all)"), PENALTIES, "N", default=0)
+    penalize_prompt: bool | None = option(rules.boolean(), PENALTIES, default=None)
+    encoder_repetition_penalty: float = option(_PENALTY, PENALTIES, "R", default=1.0)
+    frequency_penalty: float = option(_SIGNED, PENALTIES, "X", default=0.0)
+    presence_penalty: float = option(_SIGNED, PENALTIES, "X", default=0.0)
+    no_repeat_ngram_size: int = option(whole(0), PENALTIES, "N", default=0)
+    dry_multiplier: float = option(_FROM_ZERO, PENALTIES, "M", default=0.0)
+    dry_base: float = option(number(1, LARGEST, "at least 1"), PENALTIES, "X", default=1.75)
+    dry_allowed_length: int = option(whole(1), PENALTIES, "N", default=2)
+    dry_penalty_last_n: int = option(whole(0, "an integer of at least 0 (0: all)"), PENALTIES, "N", default=0)
+    dry_sequence_breakers: tuple[str, ...] = option(rules.strings(), PENALTIES, "TEXT", default=("\n", ":", '"', "*"))
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = option(
+        rules.sequence_biases(), PENALTIES, "JSON", default=()
     )
-    suppress_tokens: tuple[int, ...] = option((), rules.token_ids(), PENALTIES, "N")
-    begin_suppress_tokens: tuple[int, ...] = option((), rules.token_ids(), PENALTIES, "N")
-    forced_bos_token_id: int | None = option(None, whole(0), PENALTIES, "N")
-    forced_eos_token_id: tuple[int, ...] | None = option(None, rules.token_ids(), PENALTIES, "N")
-    exponential_decay_length_penalty: tuple[int, float] | None = option(None, rules.decay(), PENALTIES, "JSON")
-    remove_invalid_values: bool = option(False, rules.boolean(), PENALTIES)
-    renormalize_logits: bool = option(False, rules.boolean(), PENALTIES)
+    logit_bias: tuple[tuple[int, float], ...] = option(rules.id_biases(), PENALTIES, "JSON", default=())
+    bad_words_ids: tuple[tuple[int, ...], ...] = option(
+        rules.token_lists("lists of token ids, none of them empty"), PENALTIES, "JSON", default=()
+    )
+    suppress_tokens: tuple[int, ...] = option(rules.token_ids(), PENALTIES, "N", default=())
+    begin_suppress_tokens: tuple[int, ...] = option(rules.token_ids(), PENALTIES, "N", default=())
+    forced_bos_token_id: int | None = option(whole(0), PENALTIES, "N", default=None)
+    forced_eos_token_id: tuple[int, ...] | None = option(rules.token_ids(), PENALTIES, "N", default=None)
+    exponential_decay_length_penalty: tuple[int, float] | None = option(rules.decay(), PENALTIES, "JSON", default=None)
+    remove_invalid_values: bool = option(rules.boolean(), PENALTIES, default=False)
+    renormalize_logits: bool = option(rules.boolean(), PENALTIES, default=False)
 
     # -- searches
-    num_beams: int = option(1, whole(1, high=512), SEARCH, "N")
-    num_beam_groups: int = option(1, whole(1, high=512), SEARCH, "N")
-    diversity_penalty: float = option(0.0, _FROM_ZERO, SEARCH, "X")
-    length_penalty: float = option(1.0, _SIGNED, SEARCH, "X")
-    early_stopping: bool | str = option(False, rules.one_of(False, True, "never"), SEARCH)
-    num_return_sequences: int = option(1, whole(1, high=512), SEARCH, "N")
-    best_of: int = option(1, whole(1, high=512), SEARCH, "N", sampling=True)
-    vote_pattern: str | None = option(None, rules.text("a regular expression"), SEARCH, "REGEX", sampling=True)
-    penalty_alpha: float = option(0.0, _PROB, SEARCH, "A")
-    dola_layers: Any = option(None, rules.layers(), SEARCH, "LAYERS")
-    contrastive_alpha: float = option(0.1, _SHARE, SEARCH, "A")
-    contrastive_beta: float = option(0.5, _FROM_ZERO, SEARCH, "B")
-    force_words_ids: tuple[tuple[tuple[int, ...], ...], ...] = option((), rules.forced_words(), SEARCH, "JSON")
-    constraints: tuple[tuple[tuple[int, ...], ...], ...] = option((), rules.forced_words(), SEARCH, "JSON")
+    num_beams: int = option(whole(1, high=512), SEARCH, "N", default=1)
+    num_beam_groups: int = option(whole(1, high=512), SEARCH, "N", default=1)
+    diversity_penalty: float = option(_FROM_ZERO, SEARCH, "X", default=0.0)
+    length_penalty: float = option(_SIGNED, SEARCH, "X", default=1.0)
+    early_stopping: bool | str = option(rules.one_of(False, True, "never"), SEARCH, default=False)
+    num_return_sequences: int = option(whole(1, high=512), SEARCH, "N", default=1)
+    best_of: int = option(whole(1, high=512), SEARCH, "N", default=1, sampling=True)
+    vote_pattern: str | None = option(rules.text("a regular expression"), SEARCH, "REGEX", default=None, sampling=True)
+    penalty_alpha: float = option(_PROB, SEARCH, "A", default=0.0)
+    dola_layers: Any = option(rules.layers(), SEARCH, "LAYERS", default=None)
+    contrastive_alpha: float = option(_SHARE, SEARCH, "A", default=0.1)
+    contrastive_beta: float = option(_FROM_ZERO, SEARCH, "B", default=0.5)
+    force_words_ids: tuple[tuple[tuple[int, ...], ...], ...] = option(rules.forced_words(), SEARCH, "JSON", default=())
+    constraints: tuple[tuple[tuple[int, ...], ...], ...] = option(rules.forced_words(), SEARCH, "JSON", default=())
 
     # -- speculation
-    use_cache: bool = option(True, rules.boolean(), SPEED)
-    prompt_lookup_num_tokens: int | None = option(None, whole(1), SPEED, "N")
-    max_matching_ngram_size: int | None = option(None, whole(1), SPEED, "N")
-    num_assistant_tokens: int = option(20, whole(1), SPEED, "N")
+    use_cache: bool = option(rules.boolean(), SPEED, default=True)
+    prompt_lookup_num_tokens: int | None = option(whole(1), SPEED, "N", default=None)
+    max_matching_ngram_size: int | None = option(whole(1), SPEED, "N", default=None)
+    num_assistant_tokens: int = option(whole(1), SPEED, "N", default=20)
     num_assistant_tokens_schedule: str = option(
-        "constant", rules.one_of("constant", "heuristic", "heuristic_transient"), SPEED
+        rules.one_of("constant", "heuristic", "heuristic_transient"), SPEED, default="constant"
     )
-    assistant_confidence_threshold: float = option(0.4, _PROB, SPEED, "P")
-    assistant_early_exit: int | None = option(None, whole(1), SPEED, "N")
+    assistant_confidence_threshold: float = option(_PROB, SPEED, "P", default=0.4)
+    assistant_early_exit: int | None = option(whole(1), SPEED, "N", default=None)
 
     # -- constraints
-    regex: str | None = option(None, rules.text("a regular expression"), FORMS, "REGEX")
-    choice: tuple[str, ...] = option((), rules.strings(), FORMS, "TEXT")
-    json_schema: str | None = option(None, rules.json_value("a JSON schema"), FORMS, "JSON")
-    grammar: str | None = option(None, rules.text("a grammar"), FORMS, "LARK")
-    token_healing: bool = option(False, rules.boolean(), FORMS)
+    regex: str | None = option(rules.text("a regular expression"), FORMS, "REGEX", default=None)
+    choice: tuple[str, ...] = option(rules.strings(), FORMS, "TEXT", default=())
+    json_schema: str | None = option(rules.json_value("a JSON schema"), FORMS, "JSON", default=None)
+    grammar: str | None = option(rules.text("a grammar"), FORMS, "LARK", default=None)
+    token_healing: bool = option(rules.boolean(), FORMS, default=False)
 
     # -- records
     candidates: int = option(
-        20, whole(-1, "an integer of at least 0 (0: no records), or -1 (the whole vocabulary)"), RECORDS, "N"
+        whole(-1, "an integer of at least 0 (0: no records), or -1 (the whole vocabulary)"), RECORDS, "N", default=20
     )
-    output_scores: bool = option(False, rules.boolean(), RECORDS)
-    output_logits: bool = option(False, rules.boolean(), RECORDS)
-    output_attentions: bool = option(False, rules.boolean(), RECORDS)
-    output_hidden_states: bool = option(False, rules.boolean(), RECORDS)
+    output_scores: bool = option(rules.boolean(), RECORDS, default=False)
+    output_logits: bool = option(rules.boolean(), RECORDS, default=False)
+    output_attentions: bool = option(rules.boolean(), RECORDS, default=False)
+    output_hidden_states: bool = option(rules.boolean(), RECORDS, default=False)
 
-    origins: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
+    origins: tuple[tuple[str, str], ...] = field(default=())
     """Where each option that is not at its default came from: "call", "preset creative", a file's name."""
 
-    def __post_init__(self) -> None:
+    if not TYPE_CHECKING:  # a checker knows one parameter for each field
+
+        def __init__(self, **options: Any) -> None:
+            """Settings by their names. Errors: OptionError."""
+            self._set(options, options.pop("origins", None))
+
+    def __repr__(self) -> str:
+        asked = {name: value for name, value in self.values().items() if value != DEFAULTS[name]}
+        return f"GenerationConfig({', '.join(f'{name}={value!r}' for name, value in asked.items())})"
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all options are the same; where they came from does not count."""
+        return self.values() == other.values() if isinstance(other, GenerationConfig) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.values().values()))
+
+    def _set(self, options: Mapping[str, Any], origins: tuple[tuple[str, str], ...] | None) -> None:
+        """origins None: all options are the caller's; otherwise those that differ from their defaults."""
+        check_names(options)
         put = object.__setattr__
-        known = dict(self.origins)
+        known = dict(origins or ())
         for name, default in DEFAULTS.items():
-            value = getattr(self, name)
+            value = options.get(name, default)
             if value is not default:
-                put(self, name, OPTIONS[name].rule(name, value))
-                if getattr(self, name) != default:
-                    known.setdefault(name, CALL)
+                value = OPTIONS[name].rule(name, value)
+            if (origins is None and name in options) or value != default:
+                known.setdefault(name, CALL)
+            put(self, name, value)
         if self.loop_repeats == 1:
             raise OptionError("loop_repeats must be 0 (off), or at least 2: got 1")
         put(self, "origins", tuple(known.items()))

@@ -56,7 +56,9 @@ def asked_to_stop(criteria: Sequence[Callable[..., Any]], ids: Sequence[int], te
             continue
         name = getattr(criterion, "__name__", type(criterion).__name__)
         if said is not True and not isinstance(said, str):
-            raise OptionError(f"stopping_criteria: {name} must return true, false or a reason in words: got {said!r:.80}")
+            raise OptionError(
+                f"stopping_criteria: {name} must return true, false or a reason in words: got {said!r:.80}"
+            )
         return Stop(StopReason.CRITERION, said if isinstance(said, str) else f"stopped by {name}", ids[-1])
     return None
 
@@ -103,7 +105,9 @@ class StopRules:
             detail = f"cut off{_where(mid)}: the context window of {self.n_ctx} tokens is full{self.whose}"
             return Stop(StopReason.CONTEXT_WINDOW, detail)
         if self.deadline is not None and now >= self.deadline:
-            return Stop(StopReason.MAX_TIME, f"cut off by max_time={self.max_time:g} s after {_tokens(n_new)}{_where(mid)}")
+            return Stop(
+                StopReason.MAX_TIME, f"cut off by max_time={self.max_time:g} s after {_tokens(n_new)}{_where(mid)}"
+            )
         return None
 
     def longest(self, n_prompt: int) -> int:
@@ -139,7 +143,9 @@ class LoopDetector:
         ids.append(token)
         if not found:
             return None
-        detail = f"stopped by loop_repeats={self._repeats}: the last {_tokens(found)} came {self._repeats} times in a row"
+        detail = (
+            f"stopped by loop_repeats={self._repeats}: the last {_tokens(found)} came {self._repeats} times in a row"
+        )
         return Stop(StopReason.LOOP, detail, token)
 
 

@@ -85,4 +85,6 @@ class Lane:
 
 
 def _kind(want: Want) -> Kind:
+    if not want.layers and not want.final and want.n_layer is None:
+        return PLAIN
     return tuple(dict.fromkeys(want.layers)), want.final, want.n_layer

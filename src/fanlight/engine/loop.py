@@ -320,7 +320,9 @@ class Engine:
             )
 
     def _constraint_kind(self, config: GenerationConfig) -> str | None:
-        kinds = [name for name in ("regex", "choice", "json_schema", "grammar") if getattr(config, name) != DEFAULTS[name]]
+        kinds = [
+            name for name in ("regex", "choice", "json_schema", "grammar") if getattr(config, name) != DEFAULTS[name]
+        ]
         if len(kinds) > 1:
             raise OptionError(f"{kinds[0]} and {kinds[1]} both say what the text may be: choose one")
         return kinds[0] if kinds else None

@@ -31,9 +31,9 @@ class Scheduler:
     """
 
     def __init__(self, cache: PagedCache, *, prefill_chunk: int, max_batch: int) -> None:
-        """prefill_chunk: prompt tokens a pass takes at most. max_batch: no sequence is let in while so many are computed. Both from 1.
+        """prefill_chunk: prompt tokens a pass takes at most. max_batch: sequences that are computed at once. Both from 1.
 
-        Sequences of one request that come to be computed together may be more.
+        Those of one request that go on together may be more.
         """
         for name, value in (("prefill_chunk", prefill_chunk), ("max_batch", max_batch)):
             if value < 1:
@@ -112,11 +112,9 @@ class Scheduler:
                 if self._make_room(sequence):
                     work.append(Work(sequence, n_new))
                     budget -= n_new
-        n_busy = sum(1 for sequence in self.running if sequence.n_pending)  # the others wait for company, and keep nobody out
+        n_busy = sum(bool(sequence.n_pending) for sequence in self.running)  # the others keep nobody out
         while budget and self.waiting and n_busy < self.max_batch:
             sequence = self.waiting[0]
-            if any(sequence is item.sequence for item in work):  # sent back since it was planned: next time
-                return
             while not self.cache.reserve(sequence.slot, sequence.n_pending):  # all: a prompt once begun never waits
                 idle = [other for other in self.running if not other.n_pending]
                 if not idle:

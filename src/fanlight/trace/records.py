@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import exp, expm1, inf, nan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from fanlight.kernels.ops import RowStats
@@ -26,8 +26,7 @@ class Candidate:
     """0 if a processor removed it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Guess:
+class Guess(NamedTuple):
     """What a drafter had guessed for a step."""
 
     drafter: str
@@ -37,8 +36,7 @@ class Guess:
     """It was what the step chose, so that the step cost no pass of its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Removal:
+class Removal(NamedTuple):
     """Why a token could not be chosen."""
 
     label: str

@@ -159,7 +159,9 @@ def _advance(
     phrases = bool(group.running[0].progress.phrases)
     n_new = len(group.running[0].ids) + 1 - len(host.prompt_ids)
     expired = host.expired()
-    ends = [expired or host.ends(c.token) or len(group.running[c.parent].ids) + 1 >= host.max_length for c in candidates]
+    ends = [
+        expired or host.ends(c.token) or len(group.running[c.parent].ids) + 1 >= host.max_length for c in candidates
+    ]
     order = [i for i in range(len(candidates)) if not ends[i]]
     if not phrases:  # with phrases, the banks have said who goes first
         order.sort(key=lambda i: -candidates[i].score)
@@ -170,9 +172,7 @@ def _advance(
         finishes = ends[i] and i < group.size and not full
         fate = KEPT if i in kept else FINISHED if finishes else PRUNED
         parent = group.running[candidate.parent]
-        node = tree.add(
-            parent.node, candidate.token, n_new, candidate.logprob, candidate.score, fate, number
-        )
+        node = tree.add(parent.node, candidate.token, n_new, candidate.logprob, candidate.score, fate, number)
         if fate == PRUNED:
             continue
         seen = rows[candidate.parent]
@@ -270,7 +270,9 @@ def _with_forced(
             continue
         allowed.append((candidate, after.n_met))
     if not allowed:
-        raise ConstraintError("force_words_ids: no beam has room left for all of them; raise num_beams or max_new_tokens")
+        raise ConstraintError(
+            "force_words_ids: no beam has room left for all of them; raise num_beams or max_new_tokens"
+        )
     first = allocate([bank for _, bank in allowed], group.size)
     rest = [i for i in range(len(allowed)) if i not in set(first)]
     return [allowed[i][0] for i in (*first, *rest)][:n_keep]

@@ -25,7 +25,9 @@ SAMPLING, BEAMS, CONTRASTIVE_SEARCH = "sampling", "beam search", "contrastive se
 
 def strategy_of(config: GenerationConfig, *, has_assistant: bool = False, has_amateur: bool = False) -> str:
     """The strategy's name. Errors: OptionError for settings that contradict each other."""
-    drafts = [name for name in ("prompt_lookup_num_tokens", "assistant_early_exit") if getattr(config, name) is not None]
+    drafts = [
+        name for name in ("prompt_lookup_num_tokens", "assistant_early_exit") if getattr(config, name) is not None
+    ]
     drafts += ["assistant"] if has_assistant else []
     if len(drafts) > 1:
         raise OptionError(f"{drafts[0]} and {drafts[1]} both guess ahead: choose one")
@@ -44,7 +46,9 @@ def strategy_of(config: GenerationConfig, *, has_assistant: bool = False, has_am
         if config.samples:
             raise OptionError("penalty_alpha asks for contrastive search, which draws nothing: set do_sample to false")
         if not config.top_k or config.top_k < 2:
-            raise OptionError(f"penalty_alpha asks for contrastive search among top_k tokens, at least 2: got {config.top_k}")
+            raise OptionError(
+                f"penalty_alpha asks for contrastive search among top_k tokens, at least 2: got {config.top_k}"
+            )
         clashes = {
             "guidance_scale": config.guidance_scale != 1,
             "dola_layers": config.dola_layers is not None,
@@ -65,7 +69,9 @@ def strategy_of(config: GenerationConfig, *, has_assistant: bool = False, has_am
 
 def _refuse(config: GenerationConfig, what: str, clashes: list[str]) -> None:
     if clashes:
-        raise OptionError(f"{clashes[0]} cannot be combined with {what}={getattr(config, what)!r}; leave one of them out")
+        raise OptionError(
+            f"{clashes[0]} cannot be combined with {what}={getattr(config, what)!r}; leave one of them out"
+        )
 
 
 def _clashes_with_beams(config: GenerationConfig, has_amateur: bool) -> list[str]:

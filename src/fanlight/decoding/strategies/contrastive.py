@@ -38,7 +38,8 @@ def contrastive_search(host: Host) -> Steps:
             for each, token in zip(lines, tokens, strict=True):
                 each.ids.append(token)
             answers = yield [Want(each, final=True) for each in lines]
-            own = np.concatenate([_states(answer)[-1:] for answer in answers])  # (k, n_embd); more rows: they were computed again
+            # a line that was computed again has the states of all its ids
+            own = np.concatenate([_states(answer)[-1:] for answer in answers])  # (k, n_embd)
             likeness = (own @ states.T).max(-1)  # (k,)
             scores = [(1 - alpha) * prob - alpha * float(like) for prob, like in zip(probs, likeness, strict=True)]
             best = max(range(len(tokens)), key=lambda i: (scores[i], -i))

@@ -27,7 +27,9 @@ class Drafter(Protocol):
 
     name: str
 
-    def guess(self, ids: Sequence[int], settings: StepSettings, room: int) -> Generator[list[Want], list[Answer], list[int]]:
+    def guess(
+        self, ids: Sequence[int], settings: StepSettings, room: int
+    ) -> Generator[list[Want], list[Answer], list[int]]:
         """Up to `room` tokens that may follow ids."""
 
     def learn(self, ids: Sequence[int], n_guessed: int, n_right: int) -> None:
@@ -125,9 +127,7 @@ def sample_many(
         mine = line if is_last else host.fork(line)
         others = beside if is_last else tuple(Beside(b.name, host.fork(b.line)) for b in beside)
         drafter = drafter_for(mine)
-        parts[i] = sample(
-            host, output, mine, own, drafter=drafter, beside=others, layers=layers, start=Start(answers)
-        )
+        parts[i] = sample(host, output, mine, own, drafter=drafter, beside=others, layers=layers, start=Start(answers))
     yield from together(parts)
 
 
