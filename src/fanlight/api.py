@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from fanlight.cache.paged import PagedCache
 from fanlight.decoding.config import CALL, COMMAND, GenerationConfig
-from fanlight.decoding.processors import Surroundings
+from fanlight.decoding.notes import without_helpers
 from fanlight.decoding.step import StepSettings, decide
+from fanlight.decoding.strategies.choose import SAMPLING, strategy_of
 from fanlight.engine.loop import Engine
+from fanlight.engine.preparing import Preparer
 from fanlight.engine.request import Helpers, checked_ids, seed_of
 from fanlight.errors import ContextOverflow, NumericError, OptionError
-from fanlight.generation import Generation, Step, Stream, TokenCandidate, checked_pattern
+from fanlight.generation import Generation, Step, Stream, TokenCandidate
 from fanlight.kernels import load_ops, slow_notice
 from fanlight.kernels.ops import Tensor
 from fanlight.loading import Loaded, LoadOptions, checked_threads, find_damage, load_parts
@@ -158,17 +160,17 @@ class Model:
         ids = self.prompt_ids(prompt)
         logits = self._forward(ids, [len(ids) - 1])
         ops, steps = self.decoder.ops, []
+        tokenizer = self.tokenizer
+        preparer = Preparer(
+            self.decoder, eos_ids=tokenizer.eos_ids, token_text=tokenizer.token_text, vocabulary=self.vocabulary
+        )
         for config in configs:
-            ends = config.eos_token_id
-            eos_ids = self.tokenizer.eos_ids if ends is None else self._checked("eos_token_id", ends)
-            around = Surroundings(
-                ops=ops,
-                n_vocab=self.decoder.config.n_vocab,
-                prompt_ids=ids,
-                seed=seed_of(config),
-                eos_ids=eos_ids,
-                max_length=None if config.new_tokens is None else len(ids) + config.new_tokens,
-                token_text=self.tokenizer.token_text,
+            if strategy_of(config) != SAMPLING or config.token_healing:
+                raise OptionError("next_token makes one choice: searches and token_healing need a text; use generate")
+            limits = [config.max_length] if config.max_length is not None and config.new_tokens is None else []
+            limits += [len(ids) + config.new_tokens] if config.new_tokens is not None else []
+            around = preparer.surroundings(
+                preparer.prepare(config, ids), seed=seed_of(config), max_length=min(limits, default=None)
             )
             settings = StepSettings.of(config, around)
             if settings.besides:
@@ -298,7 +300,7 @@ class Model:
             self.engine(max_batch=max(64, 2 * n)),
             lambda engine: engine.submit(ids, config, helpers),
             self.tokenizer,
-            notes=self.notes,
+            notes=(*without_helpers(config, assistant=assistant is not None, amateur=amateur is not None), *self.notes),
             explain=self.explain,
         )
 
@@ -320,10 +322,10 @@ class Model:
             raise OptionError(f"config must be a GenerationConfig, or options by name: got {config!r:.80}")
         else:
             settings = config.replace(**options) if options else config
-        checked_pattern(settings.vote_pattern)
         if settings.negative_prompt is not None and settings.negative_prompt_ids is None:
             ids = self.prompt_ids(settings.negative_prompt)
-            settings = replace(settings, negative_prompt_ids=ids)
+            origins = (*settings.origins, ("negative_prompt_ids", COMMAND))
+            settings = replace(settings, negative_prompt_ids=ids, origins=origins)
         return settings
 
     def _checked(self, what: str, ids: Iterable[int]) -> tuple[int, ...]:

@@ -10,10 +10,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from fanlight.decoding.stopping import CANCELLED
-from fanlight.errors import FanlightError, NumericError, OptionError
+from fanlight.errors import FanlightError, NumericError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,10 +76,9 @@ class Step:
     def candidates(self) -> tuple[TokenCandidate, ...]:
         """The most probable tokens of the raw logits, descending; then those of the final logits, and the chosen one."""
         text, record = self._tokenizer.token_text, self.record
+        removals = record.removals()
         return tuple(
-            TokenCandidate(
-                c.id, text(c.id), c.raw_logit, c.raw_prob, c.final_prob, None if c.final_prob else record.removal(c.id)
-            )
+            TokenCandidate(c.id, text(c.id), c.raw_logit, c.raw_prob, c.final_prob, removals.get(c.id))
             for c in record.candidates
         )
 
@@ -115,7 +115,9 @@ class Generation:
     steps: tuple[Step, ...]
     config: GenerationConfig
     seed: int
-    """What the noise was drawn with: the request's own seed, or the one made for it."""
+    """What the noise of this text was drawn with: with it alone, the same settings give the text again."""
+    request_seed: int
+    """The request's own seed, or the one made for it: with it, the same settings give all its texts again."""
     notes: tuple[str, ...]
     """Settings that had no effect, and other things worth knowing, a sentence each."""
     prefill_seconds: float
@@ -165,13 +167,18 @@ class Generation:
 
         if not self.config.output_hidden_states:
             raise FanlightError("these were not kept: generate with output_hidden_states=True")
-        return np.stack([step.decision.states for step in self.steps if step.decision.states is not None])
+        states = [step.decision.states for step in self.steps if step.decision.states is not None]
+        if not states:
+            raise FanlightError("no states were kept: a search keeps none, and a text without a token has none")
+        return np.stack(states)
 
     def _rows(self, option: str, row: Callable[[Decision], object]) -> NDArray[np.float32]:
         import numpy as np
 
         if not getattr(self.config, option):
             raise FanlightError(f"these were not kept: generate with {option}=True")
+        if not self.steps:
+            raise FanlightError("no logits were kept: the text has no token")
         return np.concatenate([row(step.decision).numpy() for step in self.steps])  # type: ignore[attr-defined]
 
 
@@ -285,6 +292,7 @@ class Stream(Iterator[Step]):
             steps=tuple(text.steps),
             config=config,
             seed=self._request.seed_of(index),
+            request_seed=self._request.seed,
             notes=config.notes() + self._notes,
             prefill_seconds=self._prefill_seconds,
             decode_seconds=self._decode_seconds,
@@ -301,7 +309,7 @@ def _ranked(found: Sequence[Generation], pattern: str | None) -> list[Generation
             replace(generation, answer=answer, votes=votes[answer] if answer is not None else 0)
             for generation, answer in zip(found, answers, strict=True)
         ]
-    return sorted(found, key=lambda g: (-(g.votes or 0), -(g.score if g.score is not None else 0.0)))
+    return sorted(found, key=lambda g: (-(g.votes or 0), -(g.score if g.score is not None else -inf)))
 
 
 def _answer(pattern: str, text: str) -> str | None:
@@ -310,12 +318,3 @@ def _answer(pattern: str, text: str) -> str | None:
         return None
     last = found[-1]  # an answer follows its reasoning
     return last.group(1) if last.re.groups else last.group()
-
-
-def checked_pattern(pattern: str | None) -> None:
-    """Errors: OptionError if vote_pattern is no regular expression."""
-    if pattern is not None:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise OptionError(f"vote_pattern is no regular expression: {error}: got {pattern!r:.80}") from None

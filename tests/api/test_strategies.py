@@ -21,7 +21,8 @@ DRAWN: dict[str, Any] = {"do_sample": True, "seed": 5, "max_new_tokens": 12}
 
 def test_every_text_of_a_request_is_what_its_seed_gives_alone(smollm: Model) -> None:
     out = smollm.generate(PROMPT, num_return_sequences=3, **DRAWN)
-    assert [text.seed for text in out.all] == [(5 + i * 0x9E3779B97F4A7C15) % 2**64 for i in range(3)]
+    assert [text.seed for text in out.all] == [(5 + i * 0x9E3779B97F4A7C15) % 2**48 for i in range(3)]
+    assert {text.request_seed for text in out.all} == {5}
     for text in out.all:
         alone = smollm.generate(PROMPT, **(DRAWN | {"seed": text.seed}))
         assert (alone.ids, alone.text, alone.stop) == (text.ids, text.text, text.stop)
@@ -48,7 +49,7 @@ def test_the_most_frequent_answer_wins(smollm: Model) -> None:
 
 
 def test_a_pattern_that_is_none_is_refused(smollm: Model) -> None:
-    with pytest.raises(OptionError, match=r"vote_pattern is no regular expression: .*got '\('"):
+    with pytest.raises(OptionError, match=r"vote_pattern must be a regular expression.*got '\('"):
         smollm.generate(PROMPT, best_of=2, vote_pattern="(", **DRAWN)
 
 

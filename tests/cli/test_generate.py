@@ -122,7 +122,7 @@ def test_explain_shows_every_token_its_rivals_and_the_processors(run: Run) -> No
     assert "what the model says" in done.out
     assert done.out.count("temperature(0.8)") == 3
     assert done.out.count("5 of 258 left") == 3
-    assert "╌╌ top_k(5)" in done.out
+    assert "╌╌ top_k=5: rank 6" in done.out
     assert "ends here: cut off by max_new_tokens=3" in done.out
     assert visible(expected.text) in done.out
     assert "perplexity" in done.out
@@ -331,7 +331,7 @@ def test_the_version_and_the_overview(run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "a command is missing: generate, chat, next, inspect, models, pull, export, verify, bench"),
+        ([], "a command is missing: generate, chat, next, detect, inspect, models, pull, export, verify, bench"),
         (["genrate"], "unknown command 'genrate'; did you mean 'generate'?"),
         (["gen"], "unknown command 'gen'; did you mean 'generate'?"),
         (["xyzzy"], "unknown command 'xyzzy'; there are generate,"),

@@ -243,7 +243,7 @@ GRAMMARS: list[tuple[str, Any]] = [
 def test_a_mask_does_not_depend_on_what_was_asked_before(kind: str, source: Any, texts: list[list[int]]) -> None:
     def result(constraint: Constraint, text: list[int]) -> object:
         try:
-            return allowed(constraint, text), constraint.forced((*PROMPT, *text))
+            return allowed(constraint, text), constraint.likely((*PROMPT, *text))
         except ConstraintError as error:
             return str(error)
 
@@ -301,9 +301,9 @@ def test_the_prompt_does_not_count() -> None:
         ),
     ],
 )
-def test_forced_tokens_are_those_that_masks_leave_alone(kind: str, source: Any, text: bytes, expected: bytes) -> None:
+def test_likely_tokens_are_those_that_masks_leave_alone(kind: str, source: Any, text: bytes, expected: bytes) -> None:
     constraint = constrained(kind, source)
-    found = constraint.forced((*PROMPT, *text))
+    found = constraint.likely((*PROMPT, *text))
     assert bytes(found) == expected
     for n, token in enumerate(found[:33]):
         assert allowed(constraint, [*text, *found[:n]]) == [token]
@@ -312,12 +312,12 @@ def test_forced_tokens_are_those_that_masks_leave_alone(kind: str, source: Any, 
         assert len(last) > 1 or last == [EOS]
 
 
-def test_nothing_is_forced_after_the_end_or_beyond_a_dead_end() -> None:
-    assert constrained("regex", "a+").forced((*PROMPT, 97, EOS)) == []
+def test_nothing_is_likely_after_the_end_or_beyond_a_dead_end() -> None:
+    assert constrained("regex", "a+").likely((*PROMPT, 97, EOS)) == []
     constraint = constrained("regex", "aax|b", Vocabulary((b"a", b"b", b"<e>"), frozenset(), (2,)))
-    assert constraint.forced((*PROMPT, 0)) == [0]
+    assert constraint.likely((*PROMPT, 0)) == [0]
     with pytest.raises(ConstraintError, match="does not fit"):
-        constraint.forced((*PROMPT, 1, 1))
+        constraint.likely((*PROMPT, 1, 1))
 
 
 # -- whole texts ----------------------------------------------------------------------------------------------------

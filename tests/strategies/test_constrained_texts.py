@@ -207,7 +207,7 @@ def test_an_assistant_in_a_dead_end_does_not_end_the_text() -> None:
 
 def test_a_grammar_needs_the_texts_of_tokens() -> None:
     with pytest.raises(OptionError, match="regex needs the tokens' texts: give the engine a vocabulary"):
-        Engine(FakeDecoder()).submit(PROMPT, config_of({"regex": "a"}))
+        Engine(FakeDecoder(), eos_ids=(257,)).submit(PROMPT, config_of({"regex": "a"}))
 
 
 def test_a_grammar_that_does_not_compile_is_refused_at_once() -> None:

@@ -140,7 +140,7 @@ def test_a_penalty_makes_the_first_tokens_of_groups_differ() -> None:
     assert search.kind == "diverse beam search"
     assert {node.group for node in search.nodes} == {0, 1, 2, 3}
     effects = [effect.name for effect in events[0].decision.record.effects]  # type: ignore[union-attr]
-    assert effects == ["diversity_penalty"]
+    assert effects == ["log_softmax", "diversity_penalty"]
 
 
 # -- phrases --------------------------------------------------------------------------------------------------------------

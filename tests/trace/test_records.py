@@ -44,11 +44,12 @@ def test_the_last_effect_is_the_final_row() -> None:
     assert (record.n_kept, record.final_entropy) == (2, 0.6)
 
 
-def test_only_a_filter_removes_probability() -> None:
+def test_the_probability_that_a_processor_removes() -> None:
     assert ProcessorEffect("top_k(2)", True, BEFORE, AFTER, ()).removed_prob == pytest.approx(1 - math.exp(-0.5))
     hotter = replace_stats(BEFORE, logsumexp=2.0)
     assert ProcessorEffect("temperature(2)", False, BEFORE, hotter, ()).removed_prob == 0
-    assert ProcessorEffect("some_penalty(1)", False, BEFORE, AFTER, ()).removed_prob == 0
+    some_bias = ProcessorEffect("some_bias(1)", False, BEFORE, hotter._replace(n_kept=2), (), kept_logsumexp=2.5)
+    assert some_bias.removed_prob == pytest.approx(1 - math.exp(-0.5))  # of the logits before it, whatever it made of them
     rounded = replace_stats(BEFORE, logsumexp=3.0000001)  # a sum over fewer tokens that rounded up
     assert ProcessorEffect("top_k(2)", True, BEFORE, rounded._replace(n_kept=3), ()).removed_prob == 0
 

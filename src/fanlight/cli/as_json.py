@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, is_dataclass
-from math import isfinite
+from math import exp, isfinite
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ def generation_json(result: Generation, *, model: str, prompt: str, load_seconds
         "text": result.text,
         "ids": list(result.ids),
         "stop": stop_json(result.stop),
-        "seed": result.seed,
+        "seed": result.request_seed,
+        "text_seed": result.seed,
         "config": config_json(result.config),
         "origins": dict(result.config.origins),
         "notes": list(result.notes),
@@ -82,7 +83,7 @@ def _more(result: Generation) -> dict[str, Any]:
                 "text": other.text,
                 "ids": list(other.ids),
                 "stop": stop_json(other.stop),
-                "seed": other.seed,
+                "text_seed": other.seed,
                 "steps": [step_json(step) for step in other.steps],
                 **_more(other),
             }
@@ -133,8 +134,11 @@ def record_json(record: StepRecord, texts: Sequence[str]) -> dict[str, Any]:
                 "final_logit": _finite(final_logit),
                 "raw_prob": candidate.raw_prob,
                 "final_prob": candidate.final_prob,
+                "noise": None if record.noise is None else record.noise[at],
             }
-            for candidate, text, final_logit in zip(record.candidates, texts, final_logits, strict=True)
+            for at, (candidate, text, final_logit) in enumerate(
+                zip(record.candidates, texts, final_logits, strict=True)
+            )
         ],
         "effects": [
             {
@@ -146,6 +150,7 @@ def record_json(record: StepRecord, texts: Sequence[str]) -> dict[str, Any]:
                 "entropy_before": effect.before.entropy,
                 "entropy_after": effect.entropy_after,
                 "logits": [_finite(logit) for logit in effect.logits],
+                "probs": [exp(logit - effect.after.logsumexp) for logit in effect.logits],
             }
             for effect in record.effects
         ],

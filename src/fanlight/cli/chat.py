@@ -13,6 +13,7 @@ from fanlight.cli.settings import (
     COLOR,
     HELPERS,
     MODEL_OPTIONS,
+    check_early,
     explained,
     load_helpers,
     load_model,
@@ -36,17 +37,19 @@ HELP = {"/help": "this list", "/reset": "begin anew", "/exit": "leave (or Ctrl-D
 
 def run(values: dict[str, Any], words: list[str], output: Output) -> int:
     """See COMMAND."""
-    make_config(values)  # a mistake shows before the model is read
+    check_early(values, make_config(values))  # a mistake shows before the model is read
     if values.get("explain_settings"):
-        explained(values, make_config(values, load_model(values, output), max_new_tokens=MAX_NEW_TOKENS), output)
+        explained(
+            values, make_config(values, load_model(values, output), max_new_tokens=MAX_NEW_TOKENS, candidates=0), output
+        )
         return 0
     is_interactive = sys.stdin is not None and sys.stdin.isatty()
     model = load_model(values, output)
     if model.tokenizer.chat_template is None:
         raise OptionError(f"{model.name} has no chat template, so it cannot chat; use: fanlight generate PROMPT")
     config = make_config(values, model, max_new_tokens=MAX_NEW_TOKENS, candidates=0)
-    say_defaults(values, model, output)
-    say_notes(config, output)
+    say_defaults(values, model, config, output)
+    say_notes(config, output, values)
     if "candidates" in values:
         output.note("candidates has no effect in a chat")
     chat = Chat(model, config, values.get("system"), output, load_helpers(values))

@@ -18,9 +18,15 @@ def run(values: dict[str, Any], words: list[str], output: Output) -> int:
     settings = values.get("watermarking_config")
     if settings is None:
         raise OptionError(f"--watermarking-config is missing: {{}} for the default watermark; usage: {USAGE}")
+    from fanlight.decoding.watermarks import watermark_of
+
+    settings = watermark_of(settings)  # a mistake shows before the model is read
+    z_threshold = values.get("z_threshold", 3.0)
+    if not -100 <= z_threshold <= 100:
+        raise OptionError(f"--z-threshold must be between -100 and 100: got {z_threshold}")
     text = read_prompt(words, output, USAGE)
     model = load_model(values, output)
-    found = model.detect_watermark(text, settings, z_threshold=values.get("z_threshold", 3.0))
+    found = model.detect_watermark(text, settings, z_threshold=z_threshold)
     if values.get("json", False):
         from fanlight.cli.as_json import dumps
 

@@ -13,6 +13,7 @@ from fanlight.cli.settings import (
     COLOR,
     HELPERS,
     MODEL_OPTIONS,
+    check_early,
     explained,
     load_helpers,
     load_model,
@@ -42,7 +43,10 @@ def run(values: dict[str, Any], words: list[str], output: Output) -> int:
     if explains and values.get("candidates") == 0:
         raise OptionError("--explain shows candidates: --candidates must be at least 1 with it")
     defaults: dict[str, Any] = {"candidates": EXPLAINED} if explains else {} if as_json else {"candidates": 0}
-    make_config(values, **defaults)  # a mistake shows before the model is read
+    early = make_config(values, **defaults)  # a mistake shows before the model is read
+    check_early(values, early)
+    if explains and max(early.num_return_sequences, early.best_of) > 1:
+        raise OptionError("--explain shows one text: use --json, or leave --num-return-sequences and --best-of out")
     if values.get("explain_settings"):
         explained(values, make_config(values, load_model(values, output), **defaults), output)
         return 0
@@ -51,15 +55,13 @@ def run(values: dict[str, Any], words: list[str], output: Output) -> int:
     model = load_model(values, output)
     load_seconds = time.perf_counter() - started
     config = make_config(values, model, **defaults)
-    say_defaults(values, model, output)
-    say_notes(config, output)
+    say_defaults(values, model, config, output)
+    say_notes(config, output, values)
     if "candidates" in values and not explains and not as_json:
         output.note("candidates has no effect without --explain or --json")
     stream = model.stream(prompt, config, **load_helpers(values))
     if not prompt:
         output.note(f"the prompt is empty: starting from {model.tokenizer.token_label(stream.prompt_ids[0])}")
-    if stream.n_texts > 1 and explains:
-        raise OptionError("--explain shows one text: use --json, or leave --num-return-sequences and --best-of out")
     if stream.n_texts > 1 and not as_json:
         return _several(stream, output)
     if as_json:
@@ -150,7 +152,7 @@ def summary(result: Generation, interrupted: bool = False) -> str:
         found = result.speculation
         parts.append(f"{found.n_right} of {found.n_guessed} guesses right, {found.tokens_per_pass:.1f} tokens a pass")
     if result.config.samples:
-        parts.append(f"seed {result.seed}")
+        parts.append(f"seed {result.request_seed}")
     return "[" + " | ".join(parts) + "]"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from fanlight.cli.output import COLORS, Output
 from fanlight.decoding.config import DEFAULTS, GROUPS, OPTIONS, GenerationConfig
 from fanlight.decoding.option_help import HELP
 from fanlight.decoding.presets import PRESETS
+from fanlight.errors import OptionError
 from fanlight.kernels import KINDS
 from fanlight.kernels.ops import QUANTIZE
 
@@ -108,11 +110,38 @@ def make_config(values: Mapping[str, Any], model: Model | None = None, **default
     from fanlight.api import layered
 
     given = {name: values[name] for name in DEFAULTS if name in values}
+    if "order" in values and "processors" in values:
+        raise OptionError("--order and --processors are the same: give one of them")
     if "order" in values:
         given["processors"] = values["order"]
     preset = values.get("preset")
     own = model.defaults if model is not None and preset is None else None
     return layered(own, preset=preset, file=values.get("settings"), options=given, own=defaults)
+
+
+def check_early(values: Mapping[str, Any], config: GenerationConfig) -> None:
+    """What no model can make possible, before one is read: contradictions, and forms that are none. Errors: OptionError.
+
+    A model's own settings may make drawing of it, which the caller need not say.
+    """
+    from fanlight.decoding.strategies.choose import strategy_of
+    from fanlight.engine.preparing import form_of
+
+    helpers = {"has_assistant": "assistant" in values, "has_amateur": "amateur" in values}
+    try:
+        strategy_of(config, **helpers)
+    except OptionError as error:
+        if config.was_asked("do_sample"):
+            raise
+        try:
+            strategy_of(config.replace(do_sample=True), **helpers)
+        except OptionError:
+            raise error from None
+    kind = form_of(config)
+    if kind is not None:
+        from fanlight.decoding.grammar_limits import prepare
+
+        prepare(kind, getattr(config, kind))
 
 
 def explained(values: Mapping[str, Any], config: GenerationConfig, output: Output) -> bool:
@@ -130,19 +159,27 @@ def load_helpers(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: load(values[name], **how) for name in ("assistant", "amateur") if name in values}
 
 
-def say_defaults(values: Mapping[str, Any], model: Model, output: Output) -> None:
+def say_defaults(values: Mapping[str, Any], model: Model, config: GenerationConfig, output: Output) -> None:
     """Which settings are the model's own wish."""
     replaced = values.get("preset") is not None
-    own = [f"{name} {value}" for name, value in model.defaults.values.items() if name not in values and not replaced]
+    origins = dict(config.origins)
+    own = [
+        f"{name} {value}"
+        for name, value in model.defaults.values.items()
+        if not replaced and origins.get(name) == os.path.basename(model.defaults.origin)
+    ]
     if own:
         output.note(f"the model's own settings: {', '.join(own)} ({model.defaults.origin})")
     for note in model.defaults.notes():
         output.note(note)
 
 
-def say_notes(config: GenerationConfig, output: Output) -> None:
+def say_notes(config: GenerationConfig, output: Output, values: Mapping[str, Any]) -> None:
     """What was set and has no effect."""
-    for note in config.notes():
+    from fanlight.decoding.notes import without_helpers
+
+    helpers = without_helpers(config, assistant="assistant" in values, amateur="amateur" in values)
+    for note in (*config.notes(), *helpers):
         output.note(f"{note} (add --do-sample)" if note.endswith("do_sample is false") else note)
 
 

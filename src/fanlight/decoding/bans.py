@@ -74,20 +74,25 @@ class Until(Removal):
         return self.tokens if len(ids) < self.until else ()
 
 
-class Suppress(Removal):
+class Suppress(OnOps):
     """Tokens that go: always, or at one length only."""
 
-    __slots__ = ("name", "only_at", "tokens")
+    __slots__ = ("kept", "name", "only_at")
+    removes = True
 
-    def __init__(self, name: str, tokens: Sequence[int], ops: Ops, only_at: int | None = None) -> None:
+    def __init__(self, name: str, tokens: Sequence[int], n_vocab: int, ops: Ops, only_at: int | None = None) -> None:
         self.name = name
         super().__init__(float(len(tokens)), ops)
-        self.tokens, self.only_at = tuple(dict.fromkeys(tokens)), only_at
+        self.only_at = only_at
         self.label = f"{name}({len(tokens)} {'id' if len(tokens) == 1 else 'ids'})"
+        bits = bytearray(b"\xff" * ((n_vocab + 31) // 32 * 4))
+        for token in tokens:
+            bits[token >> 3] &= ~(1 << (token & 7))
+        self.kept = bytes(bits)  # as `ops.mask` takes it: however many go, it is one pass
 
-    def banned(self, ids: Sequence[int]) -> Sequence[int]:
-        """All of them, if it is time."""
-        return self.tokens if self.only_at is None or len(ids) == self.only_at else ()
+    def __call__(self, ids: Sequence[int], logits: Tensor) -> Tensor:
+        """See Processor."""
+        return self.ops.mask(logits, self.kept) if self.only_at is None or len(ids) == self.only_at else logits
 
 
 class Forced(OnOps):
@@ -201,7 +206,11 @@ def decay(config: GenerationConfig, around: Surroundings) -> OnOps | None:
 def suppress(config: GenerationConfig, around: Surroundings) -> OnOps | None:
     """suppress_tokens."""
     check_ids("suppress_tokens", config.suppress_tokens, around)
-    return Suppress("suppress_tokens", config.suppress_tokens, around.ops) if config.suppress_tokens else None
+    return (
+        Suppress("suppress_tokens", config.suppress_tokens, around.n_vocab, around.ops)
+        if config.suppress_tokens
+        else None
+    )
 
 
 def begin_suppress(config: GenerationConfig, around: Surroundings) -> OnOps | None:
@@ -211,7 +220,7 @@ def begin_suppress(config: GenerationConfig, around: Surroundings) -> OnOps | No
     if not tokens:
         return None
     begin = around.n_prompt + (1 if around.n_prompt <= 1 and config.forced_bos_token_id is not None else 0)
-    return Suppress("begin_suppress_tokens", tokens, around.ops, only_at=begin)
+    return Suppress("begin_suppress_tokens", tokens, around.n_vocab, around.ops, only_at=begin)
 
 
 def _not_suppressed(name: str, tokens: Sequence[int], config: GenerationConfig) -> None:

@@ -71,16 +71,22 @@ class GenerationConfig:
     )
     dynatemp_range: float = option(_FROM_ZERO, CHOICE, "R", default=0.0, sampling=True)
     dynatemp_exponent: float = option(
-        number(0, LARGEST, "above 0", open_low=True), CHOICE, "X", default=1.0, sampling=True
+        number(0, LARGEST, f"above 0, up to {LARGEST:g}", open_low=True), CHOICE, "X", default=1.0, sampling=True
     )
     smoothing_factor: float = option(_FROM_ZERO, CHOICE, "X", default=0.0, sampling=True)
-    smoothing_curve: float = option(number(1, LARGEST, "at least 1"), CHOICE, "X", default=1.0, sampling=True)
+    smoothing_curve: float = option(
+        number(1, LARGEST, f"between 1 and {LARGEST:g}"), CHOICE, "X", default=1.0, sampling=True
+    )
     mirostat: int = option(whole(0, "0 (off), 1 or 2", high=2), CHOICE, "V", default=0, sampling=True)
-    mirostat_tau: float = option(number(0, LARGEST, "above 0", open_low=True), CHOICE, "X", default=5.0, sampling=True)
+    mirostat_tau: float = option(
+        number(0, LARGEST, f"above 0, up to {LARGEST:g}", open_low=True), CHOICE, "X", default=5.0, sampling=True
+    )
     mirostat_eta: float = option(_PROB, CHOICE, "X", default=0.1, sampling=True)
     adaptive_target: float | None = option(_PROB, CHOICE, "P", default=None, sampling=True)
     adaptive_decay: float = option(number(0, 0.99, "between 0 and 0.99"), CHOICE, "X", default=0.9, sampling=True)
-    guidance_scale: float = option(number(0, LARGEST, "above 0", open_low=True), CHOICE, "X", default=1.0)
+    guidance_scale: float = option(
+        number(0, LARGEST, f"above 0, up to {LARGEST:g}", open_low=True), CHOICE, "X", default=1.0
+    )
     negative_prompt: str | None = option(rules.text("a text that is not empty"), CHOICE, "TEXT", default=None)
     negative_prompt_ids: tuple[int, ...] | None = option(rules.token_ids(), CHOICE, "N", default=None)
     watermarking_config: Any = option(
@@ -96,7 +102,7 @@ class GenerationConfig:
     # -- filters
     min_tokens_to_keep: int = option(whole(1), FILTERS, "N", default=1, sampling=True)
     top_k: int | None = option(
-        rules.optional(whole(0, "an integer of at least 0 (0 or None: off)")), FILTERS, "K", default=50, sampling=True
+        rules.optional(whole(0, "an integer of at least 0 (0: off)")), FILTERS, "K", default=50, sampling=True
     )
     top_p: float = option(_SHARE, FILTERS, "P", default=1.0, sampling=True)
     min_p: float | None = option(_PROB, FILTERS, "P", default=None, sampling=True)
@@ -119,7 +125,7 @@ class GenerationConfig:
     presence_penalty: float = option(_SIGNED, PENALTIES, "X", default=0.0)
     no_repeat_ngram_size: int = option(whole(0), PENALTIES, "N", default=0)
     dry_multiplier: float = option(_FROM_ZERO, PENALTIES, "M", default=0.0)
-    dry_base: float = option(number(1, LARGEST, "at least 1"), PENALTIES, "X", default=1.75)
+    dry_base: float = option(number(1, LARGEST, f"between 1 and {LARGEST:g}"), PENALTIES, "X", default=1.75)
     dry_allowed_length: int = option(whole(1), PENALTIES, "N", default=2)
     dry_penalty_last_n: int = option(whole(0, "an integer of at least 0 (0: all)"), PENALTIES, "N", default=0)
     dry_sequence_breakers: tuple[str, ...] = option(rules.strings(), PENALTIES, "TEXT", default=("\n", ":", '"', "*"))
@@ -142,11 +148,11 @@ class GenerationConfig:
     num_beams: int = option(whole(1, high=512), SEARCH, "N", default=1)
     num_beam_groups: int = option(whole(1, high=512), SEARCH, "N", default=1)
     diversity_penalty: float = option(_FROM_ZERO, SEARCH, "X", default=0.0)
-    length_penalty: float = option(_SIGNED, SEARCH, "X", default=1.0)
+    length_penalty: float = option(number(-20, 20, "between -20 and 20"), SEARCH, "X", default=1.0)
     early_stopping: bool | str = option(rules.one_of(False, True, "never"), SEARCH, default=False)
     num_return_sequences: int = option(whole(1, high=512), SEARCH, "N", default=1)
     best_of: int = option(whole(1, high=512), SEARCH, "N", default=1, sampling=True)
-    vote_pattern: str | None = option(rules.text("a regular expression"), SEARCH, "REGEX", default=None, sampling=True)
+    vote_pattern: str | None = option(rules.pattern(), SEARCH, "REGEX", default=None, sampling=True)
     penalty_alpha: float = option(_PROB, SEARCH, "A", default=0.0)
     dola_layers: Any = option(rules.layers(), SEARCH, "LAYERS", default=None)
     contrastive_alpha: float = option(_SHARE, SEARCH, "A", default=0.1)

@@ -52,6 +52,14 @@ class Vocabulary:
         """Special and end tokens."""
         return self.special_ids.union(self.eos_ids)
 
+    def in_order(self) -> list[tuple[bytes, int]]:
+        """The tokens that have text and are not special, with their ids, sorted by their bytes; made at the first call."""
+        if "in_order" not in self._made:
+            ids = (token for token in range(len(self.tokens)) if self.tokens[token] and token not in self.special_ids)
+            self._made["in_order"] = sorted((self.tokens[token], token) for token in ids)
+        found: list[tuple[bytes, int]] = self._made["in_order"]
+        return found
+
     def tokenizer(self) -> Any:
         """llguidance's table of the tokens, built at the first call. Errors: MissingExtra."""
         if "tokenizer" not in self._made:
@@ -125,12 +133,13 @@ class Constraint(OnOps):
     __slots__ = ("_end", "_end_mask", "_masks", "_states", "_text_mask", "grammar", "n_prompt", "name")
     removes = True
 
-    def __init__(self, grammar: Grammar, n_prompt: int, ops: Ops) -> None:
+    def __init__(self, grammar: Grammar, n_prompt: int, ops: Ops, eos_ids: Sequence[int] | None = None) -> None:
+        """eos_ids: the tokens that end the text; None: the vocabulary's."""
         self.name = grammar.kind
         super().__init__(0.0, ops)
         self.label = grammar.label
         self.grammar, self.n_prompt = grammar, n_prompt
-        self._end = frozenset(grammar.vocabulary.eos_ids)
+        self._end = frozenset(grammar.vocabulary.eos_ids if eos_ids is None else eos_ids)
         self._end_mask = sum(1 << token for token in self._end)
         self._text_mask = ((1 << len(grammar.vocabulary.tokens)) - 1) & ~self._end_mask
         self._states: list[_State] = []  # the one used last is the last
@@ -144,22 +153,6 @@ class Constraint(OnOps):
         if not mask:
             raise self._error(len(text), f"the tokens that fit have ids above the model's last, {n_vocab - 1}")
         return self.ops.mask(logits, mask.to_bytes((n_vocab + 31) // 32 * 4, "little"))
-
-    def forced(self, ids: Sequence[int]) -> list[int]:
-        """The tokens that must come next, up to MAX_FORCED: at each of these points the mask leaves one token alone.
-
-        An end token is not among them. Errors: as for a call.
-        """
-        text = tuple(ids[self.n_prompt :])
-        found: list[int] = []
-        mask = self._mask(text)
-        while mask.bit_count() == 1 and not mask & self._end_mask and len(found) < MAX_FORCED:
-            found.append(mask.bit_length() - 1)
-            try:
-                mask = self._mask((*text, *found))
-            except ConstraintError:  # the call that comes to this point says it
-                break
-        return found
 
     def likely(self, ids: Sequence[int]) -> list[int]:
         """The tokens that probably come next, up to MAX_FORCED, where only one text can: its longest tokens.

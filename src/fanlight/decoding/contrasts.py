@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import log
 from typing import TYPE_CHECKING
 
-from fanlight.decoding.processors import OnOps, Surroundings
+from fanlight.decoding.processors import AMATEUR, OnOps, Surroundings
 from fanlight.errors import OptionError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fanlight.decoding.config import GenerationConfig
     from fanlight.kernels.ops import Ops, Tensor
 
-NEGATIVE, AMATEUR, LAYERS = "negative", "amateur", "layers"
+NEGATIVE, LAYERS = "negative", "layers"
 DOLA_PLAUSIBLE = 0.1
 """DoLa's tokens: at least this share of the largest probability, as its authors have it."""
 
@@ -90,13 +90,18 @@ class Dola(OnOps):
 
         if others.shape[0] == 1:
             return 0
-        rows = np.concatenate([logits.numpy(), others.numpy()]).astype(np.float64)  # (1 + n, V)
+        last = logits.numpy()
+        left = last[0] > -np.inf
+        rows = np.concatenate([last[:, left], others.numpy()[:, left]])  # (1 + n, tokens left)
         rows -= rows.max(-1, keepdims=True)
-        logprobs = rows - np.log(np.exp(rows).sum(-1, keepdims=True))
-        probs = np.exp(logprobs)
+        weights = np.exp(rows)
+        totals = weights.sum(-1, keepdims=True, dtype=np.float64).astype(np.float32)
+        probs, logprobs = weights / totals, rows - np.log(totals)
         final, early = probs[:1], probs[1:]
-        middle = np.log((final + early) / 2)
-        divergence = (final * (logprobs[:1] - middle) + early * (logprobs[1:] - middle)).sum(-1)  # (n,)
+        middle = np.log(np.maximum((final + early) / 2, np.finfo(np.float32).tiny))
+        divergence = (final * (logprobs[:1] - middle) + early * (logprobs[1:] - middle)).sum(
+            -1, dtype=np.float64
+        )  # (n,)
         return int(divergence.argmax())
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from fanlight.decoding.processors import OnOps
-from fanlight.errors import OptionError
+from fanlight.decoding.processors import OnOps, processor_of
+from fanlight.errors import FanlightError, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,12 @@ class Custom(OnOps):
 
         row = logits.numpy()[0]
         n_vocab = len(row)
-        found = self.function(tuple(ids), row)
+        try:
+            found = self.function(tuple(ids), row)
+        except FanlightError:
+            raise
+        except Exception as error:
+            raise FanlightError(f"processor {self.name} raised {error!r}") from error
         try:
             if found is None:  # NumPy would make NaN of it
                 raise TypeError
@@ -59,7 +64,7 @@ def plugin(name: str, known: tuple[str, ...], ops: Ops) -> Custom:
     if name not in found:
         from difflib import get_close_matches
 
-        near = get_close_matches(name, [*known, *found], n=1)
+        near = [processor_of(name)] if processor_of(name) else get_close_matches(name, [*known, *found], n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join((*known, *found))}"
         raise OptionError(f"processors: unknown processor {name!r}; {hint}")
     function = found[name].load()

@@ -43,7 +43,7 @@ class TopK(Filter):
 
     def __call__(self, ids: Sequence[int], logits: Tensor) -> Tensor:
         """See Processor."""
-        return self.ops.top_k(logits, max(int(self.value), self.min_keep))
+        return self.ops.top_k(logits, min(max(int(self.value), self.min_keep), logits.shape[1]))
 
 
 class TopP(Filter):
@@ -211,7 +211,7 @@ class XTC(Filter):
 def min_keep(config: GenerationConfig, around: Surroundings) -> int:
     """What every filter leaves: where beams are drawn, more than there are ends of text, as in transformers."""
     ends = max(len(around.eos_ids), 1) + 1 if config.num_beams > 1 else 1
-    return max(config.min_tokens_to_keep, ends)
+    return min(max(config.min_tokens_to_keep, ends), around.n_vocab)
 
 
 def _maker(kind: type[Filter], option: str, off: float | None) -> Maker:

@@ -28,8 +28,7 @@ class Healing(OnOps):
     def __init__(self, prefix: bytes, n_prompt: int, vocabulary: Vocabulary, ops: Ops) -> None:
         super().__init__(float(len(prefix)), ops)
         self.prefix, self.n_prompt, self.tokens = prefix, n_prompt, vocabulary.tokens
-        allowed = (token for token in range(len(self.tokens)) if token not in vocabulary.special_ids)
-        self.order = sorted((self.tokens[token], token) for token in allowed if self.tokens[token])
+        self.order = vocabulary.in_order()
         self.label = f"token_healing({prefix.decode('utf-8', errors='replace')!r})"
 
     def allowed(self, ids: Sequence[int]) -> list[int] | None:

@@ -58,6 +58,14 @@ def no_effect(config: GenerationConfig) -> dict[str, str]:
         )  # there for penalties that are set over it
         if is_set(config, name) and not from_preset and not any(is_set(config, penalty) for penalty in penalties):
             found[name] = "no penalty is set"
+    if config.new_tokens is not None and (config.min_new_tokens or 0) > config.new_tokens:
+        found["min_new_tokens"] = f"max_new_tokens={config.new_tokens} ends the text sooner"
+    if config.max_length is not None and config.new_tokens is None and config.min_length > config.max_length:
+        found["min_length"] = f"max_length={config.max_length} ends the text sooner"
+    if config.negative_prompt is not None and config.was_asked("negative_prompt_ids"):
+        found["negative_prompt"] = "negative_prompt_ids is given too"
+    if config.mirostat and config.samples and config.top_k and not config.was_asked("top_k"):
+        found["top_k"] = "mirostat makes its own cut"
     if config.max_length is not None and config.new_tokens is not None:
         found["max_length"] = f"max_new_tokens={config.new_tokens} takes precedence"
     if config.xtc_probability and config.xtc_threshold > 0.5:
@@ -78,9 +86,24 @@ def no_effect(config: GenerationConfig) -> dict[str, str]:
     return found
 
 
+def without_helpers(config: GenerationConfig, *, assistant: bool, amateur: bool) -> tuple[str, ...]:
+    """What has no effect for want of another model, a sentence each."""
+    said = []
+    if amateur and config.processors is not None and "contrastive_decoding" not in config.processors:
+        return ("the amateur has no effect: processors does not name contrastive_decoding",)
+    if not amateur:
+        said += [(name, "there is no amateur") for name in ("contrastive_alpha", "contrastive_beta")]
+    if not assistant:
+        names = ("num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold")
+        said += [
+            (name, "nobody guesses: there is no assistant") for name in names if config.assistant_early_exit is None
+        ]
+    return tuple(f"{name} has no effect: {why}" for name, why in said if is_set(config, name))
+
+
 def notes(config: GenerationConfig) -> tuple[str, ...]:
-    """A sentence each."""
-    said = [f"{name} has no effect: {why}" for name, why in no_effect(config).items()]
+    """A sentence each; of what nobody asked for, nothing."""
+    said = [f"{name} has no effect: {why}" for name, why in no_effect(config).items() if config.was_asked(name)]
     if config.do_sample and not config.samples:
         said.insert(0, "temperature is 0: the most probable token is taken, as with do_sample false")
     if not config.use_cache:

@@ -171,13 +171,17 @@ class Biases(OnOps):
         known = {tuple(ids): amount for ids, amount in biases}  # of one that stands twice the last counts
         self.ids = [ids[0] for ids in known if len(ids) == 1]
         self.amounts = [amount for ids, amount in known.items() if len(ids) == 1]
-        self.longer = tuple((ids[:-1], ids[-1], amount) for ids, amount in known.items() if len(ids) > 1)
+        self.longer: dict[int, list[tuple[tuple[int, ...], int, float]]] = {}  # by the token before the one it is about
+        for ids, amount in known.items():
+            if len(ids) > 1:
+                self.longer.setdefault(ids[-2], []).append((ids[:-1], ids[-1], amount))
         self.label = f"{name}({len(biases)} {'entry' if len(biases) == 1 else 'entries'})"
 
     def __call__(self, ids: Sequence[int], logits: Tensor) -> Tensor:
         """See Processor."""
         tokens, amounts = self.ids, self.amounts
-        matched = [(last, amount) for begin, last, amount in self.longer if tuple(ids[-len(begin) :]) == begin]
+        nearby = self.longer.get(ids[-1], ()) if ids else ()
+        matched = [(last, amount) for begin, last, amount in nearby if tuple(ids[-len(begin) :]) == begin]
         if matched:
             tokens = tokens + [token for token, _ in matched]
             amounts = amounts + [amount for _, amount in matched]

@@ -39,6 +39,10 @@ class Processor(Protocol):
         """Whether it is a filter."""
 
     @property
+    def remembers(self) -> bool:
+        """Whether `after` may be another."""
+
+    @property
     def beside(self) -> str | None:
         """Which other row of the same step it reads ("negative", "amateur", "layers"); None: none."""
 
@@ -170,7 +174,7 @@ def build_processors(config: GenerationConfig, around: Surroundings) -> tuple[Pr
     the logits, or have no meaning without a draw. Errors: OptionError for an unknown name, or one that stands twice.
     """
     known = makers()
-    order: Sequence[Any] = config.processors if config.processors is not None else tuple(known)
+    order: Sequence[Any] = config.processors if config.processors is not None else default_order(config, around)
     built: list[Processor] = []
     seen: set[str] = set()
     for item in order:
@@ -194,6 +198,16 @@ def build_processors(config: GenerationConfig, around: Surroundings) -> tuple[Pr
     return tuple(built)
 
 
+def default_order(config: GenerationConfig, around: Surroundings) -> tuple[str, ...]:
+    """That of `makers`. Where a contrast removes all but the plausible tokens, what bans tokens stands before it: of the tokens
+    that are allowed, the plausible ones.
+    """
+    names = tuple(makers())
+    if config.dola_layers is None and AMATEUR not in around.others:
+        return names
+    return (names[0], *BANS, *(name for name in names[1:] if name not in BANS))
+
+
 def left_out(config: GenerationConfig) -> tuple[str, ...]:
     """Options that are set, whose processors `config.processors` does not name."""
     if config.processors is None:
@@ -209,6 +223,13 @@ def left_out(config: GenerationConfig) -> tuple[str, ...]:
     return tuple(missing)
 
 
+BANS = (
+    *("no_repeat_ngram_size", "bad_words_ids", "min_length", "min_new_tokens", "suppress_tokens"),
+    *("begin_suppress_tokens", "constraint", "token_healing"),
+)
+"""Processors that remove tokens whatever their logits are."""
+AMATEUR = "amateur"
+"""The other row that contrastive decoding reads, and the model that it is of."""
 SWITCHES: Mapping[str, tuple[str, ...]] = {
     "dry": ("dry_multiplier",),
     "xtc": ("xtc_probability",),
@@ -216,6 +237,13 @@ SWITCHES: Mapping[str, tuple[str, ...]] = {
     "temperature": ("temperature", "dynatemp_range"),
 }
 """Processor -> the options that switch it on, where that is not the one of its name."""
+
+
+def processor_of(option: str) -> str:
+    """The processor that an option switches on, where its name is another; "" if there is none."""
+    forms = dict.fromkeys(("regex", "choice", "json_schema", "grammar"), "constraint")
+    others = {name: processor for processor, names in SWITCHES.items() for name in names if name != processor}
+    return {**forms, **others}.get(option, "")
 
 
 def _given(*names: str) -> Maker:

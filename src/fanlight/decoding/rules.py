@@ -121,6 +121,23 @@ def text(expected: str) -> Rule:
     return Rule(expected, check, "text")
 
 
+def pattern() -> Rule:
+    """A regular expression of Python's."""
+
+    def check(value: Any) -> str:
+        import re
+
+        if not isinstance(value, str) or not value:
+            raise TypeError
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise Fault(str(error)) from None
+        return value
+
+    return Rule("a regular expression", check, "text")
+
+
 def strings() -> Rule:
     """Several strings, or one."""
 
@@ -280,7 +297,7 @@ def option(rule: Rule, group: str, metavar: str = "", *, default: Any, sampling:
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(option, field))
 def of_options(cls: type[T]) -> type[T]:
-    """A frozen dataclass whose fields are options. It has methods of its own: those made for a hundred fields cost 8 ms of start-up."""
+    """A frozen dataclass of options. It has methods of its own: those made for a hundred fields cost 8 ms of start-up."""
     return dataclass(frozen=True, slots=True, kw_only=True, init=False, repr=False, eq=False)(cls)
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import exp, isinf
+from math import exp, inf, isinf
 from typing import TYPE_CHECKING, NamedTuple
 
 from fanlight.decoding.processors import Processor, Surroundings, build_processors
 from fanlight.decoding.sampler import Choice, describe, pick
+from fanlight.errors import NumericError
 from fanlight.trace.records import Guess, ProcessorEffect, StepRecord
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class StepSettings:
             ops=around.ops,
             keep_raw=config.output_logits,
             keep_final=config.output_scores,
-            remembers=any(getattr(processor, "remembers", False) for processor in processors),
+            remembers=any(processor.remembers for processor in processors),
         )
 
     @property
@@ -101,8 +102,19 @@ def decide(ids: Sequence[int], logits: Tensor, settings: StepSettings, others: M
     Looking changes nothing: the record is made from the same rows after the choice.
     """
     rows = process(ids, logits, settings.processors, others)
-    token = pick(rows[-1], seed=settings.seed, position=len(ids), sample=settings.sample, ops=settings.ops)
+    try:
+        token = pick(rows[-1], seed=settings.seed, position=len(ids), sample=settings.sample, ops=settings.ops)
+    except NumericError as error:
+        raise _blamed(error, rows, settings) from None
     return settle(token, ids, rows, settings)
+
+
+def _blamed(error: NumericError, rows: Sequence[Tensor], settings: StepSettings) -> NumericError:
+    """The same error, with the processor that took the last token, if one did."""
+    for processor, before, after in zip(settings.processors, rows, rows[1:], strict=False):
+        if settings.ops.top(before, 1)[0] and not settings.ops.top(after, 1)[0]:
+            return NumericError(f"no token is left after {processor.label}; loosen it, or what stands before it")
+    return error
 
 
 def settle(
@@ -154,16 +166,16 @@ def account(
     raw_logits = tuple(logits)
 
     effects = []
-    before = raw
+    before, previous = raw, rows[0]
     for processor, row in zip(settings.processors, rows[1:], strict=True):
         after = ops.stats(row)
         logits = ops.gather(row, ids)
-        effects.append(
-            ProcessorEffect(
-                processor.label, processor.removes, before, after, tuple(logits), processor.name, processor.value
-            )
-        )
-        before = after
+        kept = None
+        if not processor.removes and after.n_kept < before.n_kept:
+            kept = _kept_logsumexp(previous, row, ops)
+        seen = (processor.label, processor.removes, before, after, tuple(logits), processor.name, processor.value, kept)
+        effects.append(ProcessorEffect(*seen))
+        before, previous = after, row
 
     choice = describe(token, logits[chosen], rows[-1], before, ops, leading)
     noise, runner_up, lead = None, None, None
@@ -171,7 +183,8 @@ def account(
         noise = tuple(ops.gumbel(settings.seed, position, ids))
         best, scores = ops.gumbel_top(rows[-1], settings.seed, position, 2)
         if len(best) > 1:
-            runner_up, lead = best[1], scores[0] - scores[1]
+            runner_up = best[1] if best[0] == token else best[0]
+            lead = logits[chosen] + noise[chosen] - scores[best.index(runner_up)]
     else:
         runner_up = next((candidate for candidate in first_ids if candidate != token), None)
     ends = ops.gather(rows[0], settings.eos_ids)
@@ -194,6 +207,12 @@ def account(
         lead=lead,
     )
     return choice, record
+
+
+def _kept_logsumexp(before: Tensor, after: Tensor, ops: Ops) -> float:
+    """Over the logits before of the tokens that are left after; -inf if none is."""
+    left = ops.blend(before, after, 1.0, 0.0)
+    return ops.stats(left).logsumexp if ops.top(left, 1)[0] else -inf
 
 
 def _readable(rows: Sequence[Tensor], settings: StepSettings) -> Sequence[Tensor]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fanlight.errors import OptionError
+from fanlight.errors import FanlightError, OptionError
 from fanlight.trace.stop import Stop, StopReason
 
 __all__ = [
@@ -51,10 +51,17 @@ def stop_string(string: str, n_new: int) -> Stop:
 def asked_to_stop(criteria: Sequence[Callable[..., Any]], ids: Sequence[int], text: str) -> Stop | None:
     """What the caller's functions say: the first that returns true, or a text, ends it. Errors: OptionError for anything else."""
     for criterion in criteria:
-        said = criterion(tuple(ids), text)
+        name = getattr(criterion, "__name__", type(criterion).__name__)
+        try:
+            said = criterion(tuple(ids), text)
+        except Exception as error:
+            raise FanlightError(f"stopping_criteria: {name} raised {error!r}") from error
         if said is False or said is None or (isinstance(said, str) and not said):
             continue
-        name = getattr(criterion, "__name__", type(criterion).__name__)
+        if not isinstance(said, (bool, str)) and type(said).__name__ in ("bool", "bool_"):  # NumPy's
+            said = bool(said)
+            if not said:
+                continue
         if said is not True and not isinstance(said, str):
             raise OptionError(
                 f"stopping_criteria: {name} must return true, false or a reason in words: got {said!r:.80}"

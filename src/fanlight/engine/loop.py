@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fanlight.decoding.config import DEFAULTS, GenerationConfig
-from fanlight.decoding.processors import Processor, Surroundings
+from fanlight.decoding.config import GenerationConfig
 from fanlight.decoding.step import StepSettings
 from fanlight.decoding.stopping import CANCELLED, StopRules, stop_max_new_tokens
 from fanlight.decoding.strategies.base import AMATEUR, ASSISTANT, MAIN
 from fanlight.decoding.strategies.choose import start, strategy_of
 from fanlight.engine.lane import Lane
 from fanlight.engine.output import Output
+from fanlight.engine.preparing import Prepared, Preparer
 from fanlight.engine.request import DetokenizerFactory, Helpers, Request, StepEvent, checked_ids, seed_of
 from fanlight.engine.run import Run
 from fanlight.errors import ContextOverflow, FanlightError, OptionError
@@ -27,7 +27,7 @@ from fanlight.errors import ContextOverflow, FanlightError, OptionError
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from fanlight.decoding.constraints import Constraint, Vocabulary
+    from fanlight.decoding.constraints import Vocabulary
     from fanlight.engine.scheduler import Work
     from fanlight.models.base import Decoder
 
@@ -63,8 +63,8 @@ class Engine:
         self.cache, self.scheduler = main.cache, main.scheduler
         self.n_ctx = self.cache.n_ctx
         self.eos_ids = self._check_ids("eos_ids", eos_ids)
-        self._detokenizer_factory = detokenizer_factory
-        self._token_label, self._token_text, self._vocabulary = token_label, token_text, vocabulary
+        self._preparer = Preparer(decoder, eos_ids=self.eos_ids, token_text=token_text, vocabulary=vocabulary)
+        self._detokenizer_factory, self._token_label = detokenizer_factory, token_label
         self._n_requests = 0
         self._live: dict[int, Run] = {}  # until the last event is handed out
         self._streams: dict[int, deque[StepEvent]] = {}
@@ -92,32 +92,15 @@ class Engine:
             self._check_length(
                 "the negative prompt", len(self._check_ids("negative_prompt_ids", config.negative_prompt_ids))
             )
-        has = {"has_assistant": helpers.assistant is not None, "has_amateur": helpers.amateur is not None}
-        strategy_of(config, **has)
-        for phrase in (*config.force_words_ids, *config.constraints):
-            for sequence in phrase:
-                self._check_ids("force_words_ids", sequence)
-        self._check_layers(config)
-        skip, given, constraint = "", [], None
-        n_given = len(ids)
-        if config.token_healing:
-            ids, skip, healing = self._heal(ids)
-            given += [healing] if healing is not None else []
-        if self._constraint_kind(config) is not None:
-            constraint = self._constraint(config, n_given, skip)
-            given.append(constraint)
-        return self._admit(ids, config, helpers, tuple(given), constraint, skip)
+        strategy_of(config, has_assistant=helpers.assistant is not None, has_amateur=helpers.amateur is not None)
+        if config.negative_prompt is not None and config.negative_prompt_ids is None:
+            raise OptionError(
+                "negative_prompt is a text, which an engine cannot cut into tokens: give negative_prompt_ids"
+            )
+        return self._admit(self._preparer.prepare(config, ids), config, helpers)
 
-    def _admit(
-        self,
-        ids: tuple[int, ...],
-        config: GenerationConfig,
-        helpers: Helpers,
-        given: tuple[Processor, ...],
-        constraint: Constraint | None,
-        skip: str,
-    ) -> Request:
-        eos_ids = self.eos_ids if config.eos_token_id is None else self._check_ids("eos_token_id", config.eos_token_id)
+    def _admit(self, prepared: Prepared, config: GenerationConfig, helpers: Helpers) -> Request:
+        ids, eos_ids = prepared.ids, prepared.eos_ids
         request = Request(id=self._n_requests, prompt_ids=ids, config=config, seed=seed_of(config), helpers=helpers)
         lanes = {MAIN: self._lanes[id(self.decoder)]}
         for name, decoder in ((ASSISTANT, helpers.assistant), (AMATEUR, helpers.amateur)):
@@ -139,18 +122,11 @@ class Engine:
             raise OptionError(
                 f"the prompt has {len(ids)} tokens, max_length={config.max_length} leaves room for none; raise it"
             )
-        sizes = self.decoder.config
-        around = Surroundings(
-            ops=self.ops,
-            n_vocab=sizes.n_vocab,
-            prompt_ids=ids,
+        is_limited = rules.max_new_tokens is not None or rules.max_length is not None
+        around = self._preparer.surroundings(
+            prepared,
             seed=request.seed,
-            eos_ids=eos_ids,
-            max_length=None if rules.max_new_tokens is None and rules.max_length is None else rules.longest(len(ids)),
-            n_layer=sizes.n_layer,
-            tied_head=sizes.tied_head,
-            token_text=self._token_text,
-            given=given,
+            max_length=rules.longest(len(ids)) if is_limited else None,
             others=frozenset(lanes),
         )
         settings = [StepSettings.of(config, replace(around, seed=request.seed_of(i))) for i in range(request.n_outputs)]
@@ -158,7 +134,7 @@ class Engine:
         put = run.events.append
         for i in range(request.n_outputs):
             detokenizer = self._detokenizer_factory(ids) if self._detokenizer_factory else None
-            run.outputs.append(Output(request, i, rules=rules, detokenizer=detokenizer, put=put, skip=skip))
+            run.outputs.append(Output(request, i, rules=rules, detokenizer=detokenizer, put=put, skip=prepared.skip))
             if config.best_of > 1:
                 run.outputs[i].score = 0.0
         self._n_requests += 1
@@ -166,7 +142,7 @@ class Engine:
         if config.new_tokens == 0:
             run.end(stop_max_new_tokens(0))
         else:
-            forced = constraint.likely if constraint is not None else None
+            forced = prepared.constraint.likely if prepared.constraint is not None else None
             run.begin(
                 start(
                     run,
@@ -311,39 +287,6 @@ class Engine:
                 raise ContextOverflow(f"the prompt has {n_prompt} tokens, the amateur's context window holds {n_ctx}")
             windows.append((n_ctx, 0, " (the amateur's)"))
         return min(windows, key=lambda window: window[0] - window[1])
-
-    def _check_layers(self, config: GenerationConfig) -> None:
-        n_layer, exit_at = self.decoder.config.n_layer, config.assistant_early_exit
-        if exit_at is not None and exit_at >= n_layer:
-            raise OptionError(
-                f"assistant_early_exit must be from 1 to {n_layer - 1}, before the last layer: got {exit_at}"
-            )
-
-    def _constraint_kind(self, config: GenerationConfig) -> str | None:
-        kinds = [
-            name for name in ("regex", "choice", "json_schema", "grammar") if getattr(config, name) != DEFAULTS[name]
-        ]
-        if len(kinds) > 1:
-            raise OptionError(f"{kinds[0]} and {kinds[1]} both say what the text may be: choose one")
-        return kinds[0] if kinds else None
-
-    def _constraint(self, config: GenerationConfig, n_prompt: int, skip: str) -> Constraint:
-        from fanlight.decoding.constraints import Constraint, Grammar
-
-        kind = self._constraint_kind(config)
-        assert kind is not None
-        if skip:
-            raise OptionError(f"token_healing cannot be combined with {kind}: the text would begin within the prompt")
-        if self._vocabulary is None:
-            raise OptionError(f"{kind} needs the tokens' texts: give the engine a vocabulary")
-        return Constraint(Grammar.compile(kind, getattr(config, kind), self._vocabulary()), n_prompt, self.ops)
-
-    def _heal(self, ids: tuple[int, ...]) -> tuple[tuple[int, ...], str, Processor | None]:
-        from fanlight.decoding.healing import heal
-
-        if self._vocabulary is None:
-            raise OptionError("token_healing needs the tokens' texts: give the engine a vocabulary")
-        return heal(ids, self._vocabulary(), self.ops)
 
 
 class EventStream(Iterator[StepEvent]):

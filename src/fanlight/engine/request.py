@@ -77,8 +77,8 @@ class Request:
         return max(self.config.num_return_sequences, self.config.best_of)
 
     def seed_of(self, output: int) -> int:
-        """What the noise of one of its texts is drawn with; the first one's is `seed`, as if it were alone."""
-        return (self.seed + output * 0x9E3779B97F4A7C15) % 2**64 if output else self.seed
+        """What the noise of one of its texts is drawn with; the first one's is `seed`, the others survive JSON."""
+        return (self.seed + output * 0x9E3779B97F4A7C15) % 2**48 if output else self.seed
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,6 @@ class Run:
         self.lanes = lanes
         self.config: GenerationConfig = request.config
         self.prompt_ids = request.prompt_ids
-        self.all_settings = settings
         self.settings = settings[0]
         self.ops = lanes[MAIN].decoder.ops
         self.n_ctx = lanes[MAIN].cache.n_ctx
@@ -153,7 +152,7 @@ class Run:
             self.fail(error)
             return
         except Exception as error:
-            failure = FanlightError(f"request {self.request.id} ended: a function that it brought raised {error!r}")
+            failure = FanlightError(f"request {self.request.id} ended by a fault of fanlight: {error!r}")
             failure.__cause__ = error
             self.fail(failure)
             return

@@ -7,7 +7,7 @@ raw: the logits as the model gave them. final: after all processors, what the to
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import exp, expm1, inf, nan
+from math import exp, expm1, isinf, nan
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ class ProcessorEffect:
     """The processor's: "top_p"."""
     value: float = field(default=nan, compare=False)
     """Its setting, where that is a number."""
+    kept_logsumexp: float | None = None
+    """Over the logits before it of the tokens that it left; None: it is a filter, which changes no other logit."""
 
     @property
     def n_before(self) -> int:
@@ -77,10 +79,11 @@ class ProcessorEffect:
 
     @property
     def removed_prob(self) -> float:
-        """Probability that a filter took away, 0..1; 0 for a processor that is no filter."""
-        if not self.removes or self.after.n_kept == self.before.n_kept:
+        """Probability that the tokens had which it removed, 0..1."""
+        if self.after.n_kept == self.before.n_kept:
             return 0.0
-        return max(0.0, -expm1(self.after.logsumexp - self.before.logsumexp))
+        kept = self.after.logsumexp if self.kept_logsumexp is None else self.kept_logsumexp
+        return min(1.0, max(0.0, -expm1(kept - self.before.logsumexp)))
 
     @property
     def entropy_after(self) -> float:
@@ -160,19 +163,28 @@ class StepRecord:
 
         A token that one processor removed and a later one forced was left.
         """
-        from fanlight.trace.rules import KEEP_ORDER, rule
+        self._index(token)
+        return self.removals().get(token)
 
-        at = self._index(token)
+    def removals(self) -> dict[int, Removal]:
+        """Of every candidate that was not left, by its id."""
+        from fanlight.trace.rules import KEEP_ORDER, aheads, rule
+
         rows = (self.raw_logits, *(effect.logits for effect in self.effects))
-        if rows[-1][at] > -inf:
-            return None
+        lost = {at for at, logit in enumerate(rows[-1]) if isinf(logit)}
+        found: dict[int, Removal] = {}
         for i in reversed(range(len(self.effects))):
-            if rows[i][at] > -inf:
-                effect, earlier = self.effects[i], self.effects[:i]
-                in_order = all(e.removes or e.name in KEEP_ORDER for e in earlier)
-                all_seen = in_order or self.n_top == self.raw.n_kept
-                return Removal(effect.label, rule(effect, rows[i], self.candidate_ids, at, all_seen=all_seen))
-        return None
+            if not lost:
+                break
+            effect = self.effects[i]
+            in_order = all(e.removes or e.name in KEEP_ORDER for e in self.effects[:i])
+            for at, ahead in aheads(
+                effect, rows[i], self.candidate_ids, in_order or self.n_top == self.raw.n_kept
+            ).items():
+                if at in lost:
+                    lost.remove(at)
+                    found[self.candidate_ids[at]] = Removal(effect.label, rule(effect, rows[i][at], ahead))
+        return found
 
     def _index(self, token: int) -> int:
         try:

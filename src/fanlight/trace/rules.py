@@ -7,8 +7,8 @@ exactly, and of the removed ones those that are recorded: "at least" where there
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp, log
-from typing import TYPE_CHECKING
+from math import exp, isinf, log
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from fanlight.trace.records import ProcessorEffect
@@ -16,25 +16,31 @@ if TYPE_CHECKING:
 LN2 = log(2)
 
 
-KEEP_ORDER = ("temperature", "remove_invalid_values", "renormalize_logits")
+KEEP_ORDER = ("temperature", "remove_invalid_values", "renormalize_logits", "log_softmax")
 """Processors that are no filters and leave every token where it stood among the others."""
 
 
-def rule(
-    effect: ProcessorEffect, before: Sequence[float], ids: Sequence[int], at: int, *, all_seen: bool = True
-) -> str:
-    """Why candidate number `at` went. before: the candidates' logits in the row that the filter saw.
+class Ahead(NamedTuple):
+    """What stands before a token in the row that a filter saw."""
 
-    all_seen: every token that stands before it in that row is a candidate, or was left by the filter.
-    """
+    n: int
+    """Tokens: those that the filter left, and the recorded ones that went too."""
+    mass: float
+    """Their probability."""
+    is_all: bool
+    """Whether there may be no others."""
+
+
+def rule(effect: ProcessorEffect, logit: float, ahead: Ahead) -> str:
+    """Why a token went. logit: its own, in the row that the filter saw."""
     name, value, stats = effect.name, effect.value, effect.before
-    logprob = before[at] - stats.logsumexp
+    logprob = logit - stats.logsumexp
     prob = exp(logprob)
-    more = "" if all_seen else "at least "
+    more = "" if ahead.is_all else "at least "
     if name == "top_k":
-        return f"top_k={value:g}: rank {more}{_n_before(effect, before, ids, at) + 1}"
+        return f"top_k={value:g}: rank {more}{ahead.n + 1}"
     if name == "top_p":
-        return f"top_p={value:g}: cumulative {more}{_mass_before(effect, before, ids, at):.3f} before it"
+        return f"top_p={value:g}: cumulative {more}{ahead.mass:.3f} before it"
     if name == "min_p":
         return f"min_p={value:g}: {_p(prob)} is below {value:g} of the largest, {_p(value * exp(stats.max - stats.logsumexp))}"
     if name == "epsilon_cutoff":
@@ -45,7 +51,7 @@ def rule(
     if name == "top_a":
         return f"top_a={value:g}: {_p(prob)} is below {_p(value * exp(2 * (stats.max - stats.logsumexp)))}"
     if name == "top_n_sigma":
-        return f"top_n_sigma={value:g}: its logit is {stats.max - before[at]:.2f} below the largest"
+        return f"top_n_sigma={value:g}: its logit is {stats.max - logit:.2f} below the largest"
     if name == "typical_p":
         away = abs(-logprob - stats.entropy)
         return f"typical_p={value:g}: its surprise {-logprob:.2f} is {away:.2f} from the entropy"
@@ -54,7 +60,9 @@ def rule(
     if name == "mirostat":
         return f"{effect.label}: a surprise of {-logprob / LN2:.2f} bits is too much"
     if name in ("top_h", "tfs"):
-        return f"{name}={value:g}: cumulative {more}{_mass_before(effect, before, ids, at):.3f} before it"
+        return f"{name}={value:g}: cumulative {more}{ahead.mass:.3f} before it"
+    if name in ("dola_layers", "contrastive_decoding"):
+        return f"{effect.label}: {_p(prob)} is implausible beside the largest, {_p(exp(stats.max - stats.logsumexp))}"
     return f"{effect.label}: not allowed here"
 
 
@@ -62,21 +70,15 @@ def _p(prob: float) -> str:
     return f"{prob:.3g}"
 
 
-def _removed_before(effect: ProcessorEffect, before: Sequence[float], ids: Sequence[int], at: int) -> list[float]:
-    """Logits of the recorded tokens that stand before this one and went too."""
-    minus_inf = -float("inf")
-    mine = (-before[at], ids[at])
-    return [
-        logit
-        for logit, token, now in zip(before, ids, effect.logits, strict=True)
-        if now == minus_inf and logit > minus_inf and (-logit, token) < mine
-    ]
+def aheads(effect: ProcessorEffect, before: Sequence[float], ids: Sequence[int], is_all: bool) -> dict[int, Ahead]:
+    """Of every candidate that this filter removed, by its place among them. before: the candidates' logits that the filter saw.
 
-
-def _n_before(effect: ProcessorEffect, before: Sequence[float], ids: Sequence[int], at: int) -> int:
-    return effect.after.n_kept + len(_removed_before(effect, before, ids, at))
-
-
-def _mass_before(effect: ProcessorEffect, before: Sequence[float], ids: Sequence[int], at: int) -> float:
-    kept = exp(effect.after.logsumexp - effect.before.logsumexp)
-    return kept + sum(exp(logit - effect.before.logsumexp) for logit in _removed_before(effect, before, ids, at))
+    is_all: whether every token that stands before one of them in that row is a candidate, or was left by the filter.
+    """
+    gone = [i for i, (was, now) in enumerate(zip(before, effect.logits, strict=True)) if isinf(now) and not isinf(was)]
+    gone.sort(key=lambda i: (-before[i], ids[i]))
+    n, mass, found = effect.after.n_kept, 1 - effect.removed_prob, {}
+    for i in gone:
+        found[i] = Ahead(n, mass, is_all)
+        n, mass = n + 1, mass + exp(before[i] - effect.before.logsumexp)
+    return found

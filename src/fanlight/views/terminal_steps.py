@@ -182,7 +182,7 @@ def _others_pane(record: StepRecord, shown: Sequence[Candidate], canvas: Canvas)
 
 def _effect(effect: ProcessorEffect, canvas: Canvas) -> str:
     kept = cut = ""
-    if effect.removes:
+    if effect.removes or effect.n_kept < effect.n_before:
         kept = (
             f"{effect.n_kept:,} of {effect.n_before:,} left"
             if effect.n_kept < effect.n_before

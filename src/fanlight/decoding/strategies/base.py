@@ -11,6 +11,8 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from fanlight.decoding.processors import AMATEUR
+
 if TYPE_CHECKING:
     from fanlight.decoding.config import GenerationConfig
     from fanlight.decoding.step import Decision, StepSettings
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
     from fanlight.trace.search import SearchRecord
     from fanlight.trace.stop import Stop
 
-MAIN, ASSISTANT, AMATEUR = "main", "assistant", "amateur"
+__all__ = ["AMATEUR", "ASSISTANT", "MAIN", "Answer", "Host", "Line", "Output", "Steps", "Want", "together"]
+
+MAIN, ASSISTANT = "main", "assistant"
 """Which model a line belongs to."""
 
 

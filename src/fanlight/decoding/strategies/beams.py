@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from fanlight.decoding.processors import OnOps
+from fanlight.decoding.processors import OnOps, Processor
+from fanlight.decoding.shapes import Renormalize
 from fanlight.decoding.step import Decision, StepSettings, process, settle
 from fanlight.decoding.strategies.base import Answer, Host, Line, Steps, Want
 from fanlight.decoding.strategies.forced import Progress, allocate
@@ -22,6 +23,17 @@ from fanlight.trace.stop import Stop, StopReason
 
 if TYPE_CHECKING:
     from fanlight.kernels.ops import Ops, Tensor
+
+
+class LogSoftmax(Renormalize):
+    """Logits become log-probabilities, so that those of several steps can be added."""
+
+    __slots__ = ()
+    name = "log_softmax"
+
+    def __init__(self, ops: Ops) -> None:
+        super().__init__(1.0, ops)
+        self.label = self.name
 
 
 class Diversity(OnOps):
@@ -148,9 +160,10 @@ def _advance(
     """One more token for the beams of a group."""
     config, group = host.config, groups[number]
     settings = host.settings
+    first: tuple[Processor, ...] = (LogSoftmax(host.ops),)
     if len(groups) > 1 and config.diversity_penalty:
-        diversity = Diversity(config.diversity_penalty, Counter(chosen), host.ops)
-        settings = replace(settings, processors=(diversity, *settings.processors))
+        first = (*first, Diversity(config.diversity_penalty, Counter(chosen), host.ops))
+    settings = replace(settings, processors=(*first, *settings.processors))
     rows = _rows(group, answers, settings)
     n_keep = max(2, 1 + len(settings.eos_ids)) * group.size
     candidates = _candidates(group, rows, settings, n_keep, number)
@@ -177,9 +190,8 @@ def _advance(
             continue
         seen = rows[candidate.parent]
         assert seen is not None
-        decision = settle(candidate.token, parent.ids, seen, settings, drawn=False)
-        if settings.keep_raw:  # rows[0] are log-probabilities
-            decision = decision._replace(raw=answers[id(parent.line)].logits[0])
+        own = replace(settings, seed=_seed(settings, group, number, candidate.parent))
+        decision = settle(candidate.token, parent.ids, seen, own)
         beam = Beam(
             [*parent.ids, candidate.token],
             candidate.score,
@@ -206,9 +218,8 @@ def _rows(group: Group, answers: dict[int, Answer], settings: StepSettings) -> l
     rows: list[list[Tensor] | None] = []
     dead: ConstraintError | None = None
     for beam in group.running:
-        logprobs = settings.ops.log_softmax(answers[id(beam.line)].logits[0])
         try:
-            rows.append(process(beam.ids, logprobs, settings.processors))
+            rows.append(process(beam.ids, answers[id(beam.line)].logits[0], settings.processors))
         except ConstraintError as error:
             rows.append(None)
             dead = error
@@ -227,9 +238,11 @@ def _candidates(
         if beam_rows is None:
             continue
         row = beam_rows[-1]
+        if not ops.top(ops.finite(row), 1)[0]:  # a beam that ends here, where others may go on
+            continue
+        ops.stats(row)  # a row that is damaged is an error, looked at or not
         if settings.sample:
-            seed = (settings.seed + (number * group.size + i) * 0x9E3779B97F4A7C15) % 2**64
-            tokens, keys = ops.gumbel_top(row, seed, len(beam.ids), n_keep)
+            tokens, keys = ops.gumbel_top(row, _seed(settings, group, number, i), len(beam.ids), n_keep)
             logprobs = ops.gather(row, tokens)
         else:
             tokens, logprobs = ops.top(row, n_keep)
@@ -242,6 +255,11 @@ def _candidates(
         raise NumericError("no beam can go on: no token is left; loosen the filters")
     found.sort(key=lambda c: (-c.key, c.parent, c.token))
     return found[:n_keep]
+
+
+def _seed(settings: StepSettings, group: Group, number: int, beam: int) -> int:
+    """What a beam's noise is drawn with: each has its own."""
+    return (settings.seed + (number * group.size + beam) * 0x9E3779B97F4A7C15) % 2**64
 
 
 def _with_forced(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fanlight.decoding.contrasts import AMATEUR as AMATEUR_ROW
 from fanlight.decoding.contrasts import LAYERS, NEGATIVE, Dola
 from fanlight.decoding.strategies.base import AMATEUR, Host, Line, Steps
 from fanlight.decoding.strategies.drafts import DEFAULT_NGRAM, EarlyExit, Forced, ModelDraft, PromptLookup
@@ -144,8 +143,8 @@ def start(
     reads = settings[0].besides
     if NEGATIVE in reads:
         beside.append(Beside(NEGATIVE, host.open(config.negative_prompt_ids or host.prompt_ids[-1:])))
-    if AMATEUR_ROW in reads:
-        beside.append(Beside(AMATEUR_ROW, host.open(host.prompt_ids, AMATEUR)))
+    if AMATEUR in reads:
+        beside.append(Beside(AMATEUR, host.open(host.prompt_ids, AMATEUR)))
     layers: tuple[int, ...] = ()
     if LAYERS in reads:
         layers = next(p.layers for p in settings[0].processors if isinstance(p, Dola))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from fanlight.decoding.step import StepSettings, decide
 from fanlight.decoding.strategies.base import ASSISTANT, Answer, Host, Line, Want
+from fanlight.errors import FanlightError
 
 if TYPE_CHECKING:
     from fanlight.decoding.config import GenerationConfig
@@ -78,7 +79,7 @@ class _ByRows:
         row = answer.logits[-1]
         try:
             token = decide([*ids, *guess], row, settings).choice.id
-        except Exception:  # the text may never come this way; where it does, its own decision says so
+        except FanlightError:  # the text may never come this way; where it does, its own decision says so
             return False
         prob = exp(settings.ops.gather(row, (token,))[0] - settings.ops.stats(row).logsumexp)
         if prob < self._threshold and guess:
