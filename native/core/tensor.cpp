@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/pool.h"
 
@@ -10,6 +11,28 @@ namespace fanlight {
 Tensor::Tensor(int n_rows, int n_columns) : n_rows_(n_rows), n_columns_(n_columns), stride_(padded(n_columns)) {
   storage_ = std::make_shared<Storage>(static_cast<size_t>(n_rows) * static_cast<size_t>(stride_) * sizeof(float), n_rows);
   data_ = reinterpret_cast<float*>(storage_->values.data());
+}
+
+Tensor Tensor::of_few(int n_columns, Ids ids) {
+  Tensor t(1, std::max(1, static_cast<int>(ids->size())));
+  t.n_columns_ = n_columns;
+  t.stride_ = padded(n_columns);
+  t.is_view_ = true;  // for reading, not for int8s()
+  t.ids_ = std::move(ids);
+  return t;
+}
+
+const float* Tensor::spread() const {
+  std::lock_guard lock(storage_->mutex);
+  if (!storage_->spread) {
+    auto whole = std::make_unique<Buffer>(static_cast<size_t>(stride_) * sizeof(float));
+    float* y = reinterpret_cast<float*>(whole->data());
+    std::fill(y, y + n_columns_, -std::numeric_limits<float>::infinity());
+    std::fill(y + n_columns_, y + stride_, 0.f);
+    for (size_t i = 0; i < ids_->size(); i++) y[(*ids_)[i]] = data_[i];
+    storage_->spread = std::move(whole);
+  }
+  return reinterpret_cast<const float*>(storage_->spread->data());
 }
 
 Tensor Tensor::view(int row) const {
@@ -53,21 +76,21 @@ Sum Tensor::remembered(std::optional<Sum> RowSums::*which, const Make& make) con
 }
 
 RowStats Tensor::row_stats() const {
-  return remembered(&RowSums::stats, [&] { return kernels().row_stats(data_, n_columns_); });
+  return remembered(&RowSums::stats, [&] { return kernels().row_stats(data_, n_stored()); });
 }
 
 double Tensor::row_deviation() const {
   return remembered(&RowSums::deviation, [&] {
-    const RowMoments from_top = kernels().row_moments(data_, n_columns_, row_stats().max);
+    const RowMoments from_top = kernels().row_moments(data_, n_stored(), row_stats().max);
     const double mean = row_stats().max + from_top.sum / from_top.count;
-    const RowMoments r = kernels().row_moments(data_, n_columns_, static_cast<float>(mean));
+    const RowMoments r = kernels().row_moments(data_, n_stored(), static_cast<float>(mean));
     const double off = r.sum / r.count, squares = r.sum_of_squares / r.count - off * off;
     if (std::isfinite(squares)) return std::sqrt(std::max(0.0, squares));
     double sum = 0, total = 0;  // numbers whose squares leave float32
-    for (int i = 0; i < n_columns_; i++)
+    for (int i = 0; i < n_stored(); i++)
       if (std::isfinite(data_[i])) sum += data_[i];
     const double center = sum / from_top.count;
-    for (int i = 0; i < n_columns_; i++)
+    for (int i = 0; i < n_stored(); i++)
       if (std::isfinite(data_[i])) total += (data_[i] - center) * (data_[i] - center);
     return std::sqrt(total / from_top.count);
   });

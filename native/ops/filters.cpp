@@ -45,28 +45,31 @@ size_t reach(double mass, double wanted, size_t n, const Each& weight_of) {
   return n;
 }
 
-void remove_all(Tensor& y) { std::fill(y.row(0), y.row(0) + y.n_columns(), kRemoved); }
+void remove_all(Tensor& y) { std::fill(y.stored(), y.stored() + y.n_stored(), kRemoved); }
 
 }  // namespace
 
 Tensor top_k(const Tensor& row, int k) {
-  const float* x = values(row, "top_k");
+  const Numbers given = numbers(row, "top_k");
+  const float* x = given.x;
+  const int n = given.n;
   check(k >= 1, "top_k: k is ", k, ", must be at least 1");
   Tensor y = like(row);
   float limit = kRemoved;
-  if (k < row.n_columns()) {
-    const auto& kept = select(x, row.n_columns(), k);
+  if (k < n) {
+    const auto& kept = select(x, n, k);
     if (kept.size() == static_cast<size_t>(k)) limit = std::min_element(kept.begin(), kept.end(), [](auto& a, auto& b) { return a.logit < b.logit; })->logit;
   }
-  kernels().row_keep(x, row.n_columns(), limit, y.row(0));
-  return y;
+  kernels().row_keep(x, n, limit, y.stored());
+  return few(std::move(y));
 }
 
 Tensor top_p(const Tensor& row, double p, int min_keep) {
-  const float* x = values(row, "top_p");
+  const Numbers given = numbers(row, "top_p");
+  const float* x = given.x;
+  const int n = given.n;
   check(p > 0 && p <= 1, "top_p: p is ", p, ", must be above 0 and at most 1");
   check_min_keep("top_p", min_keep);
-  const int n = row.n_columns();
   if (p == 1.0) return copy_of(row);
   const RowStats all = row.row_stats();
   if (!is_sound(all)) return copy_of(row);  // the choice after this raises
@@ -105,29 +108,31 @@ Tensor top_p(const Tensor& row, double p, int min_keep) {
 
   Tensor y = like(row);
   const size_t above = static_cast<size_t>(over_high.count), k = std::max(above + reached, static_cast<size_t>(min_keep));
-  if (k <= above + near.size()) keep_first(x, n, static_cast<int>(k), near[k - above - 1].logit, y.row(0));
-  else keep_first(x, n, static_cast<int>(k), y.row(0));
-  return y;
+  if (k <= above + near.size()) keep_first(x, n, static_cast<int>(k), near[k - above - 1].logit, y.stored());
+  else keep_first(x, n, static_cast<int>(k), y.stored());
+  return few(std::move(y));
 }
 
 Tensor keep_above(const Tensor& row, double limit, int min_keep) {
-  const float* x = values(row, "keep_above");
+  const Numbers given = numbers(row, "keep_above");
+  const float* x = given.x;
+  const int n = given.n;
   check(!std::isnan(limit), "keep_above: the limit is NaN");
   check_min_keep("keep_above", min_keep);
-  const int n = row.n_columns();
   Tensor y = like(row);
-  if (kernels().row_keep(x, n, at_least(limit), y.row(0)) < min_keep) {
+  if (kernels().row_keep(x, n, at_least(limit), y.stored()) < min_keep) {
     bool has_nan = false;
     kernels().row_argmax(x, n, &has_nan);
-    if (!has_nan) keep_first(x, n, min_keep, y.row(0));
+    if (!has_nan) keep_first(x, n, min_keep, y.stored());
   }
-  return y;
+  return few(std::move(y));
 }
 
 Tensor drop_above(const Tensor& row, double limit) {
-  const float* x = values(row, "drop_above");
+  const Numbers given = numbers(row, "drop_above");
+  const float* x = given.x;
+  const int n = given.n;
   check(!std::isnan(limit), "drop_above: the limit is NaN");
-  const int n = row.n_columns();
   const float bound = at_least(limit);
   Scored last{kInfinity, -1};
   int32_t found[256];
@@ -137,17 +142,18 @@ Tensor drop_above(const Tensor& row, double limit) {
       if (x[found[j]] <= last.logit) last = {x[found[j]], found[j]};
   }
   Tensor y = like(row);
-  kernels().row_drop(x, n, bound, y.row(0));
-  if (last.id >= 0) y.row(0)[last.id] = last.logit;
-  return y;
+  kernels().row_drop(x, n, bound, y.stored());
+  if (last.id >= 0) y.stored()[last.id] = last.logit;
+  return few(std::move(y));
 }
 
 // A token's distance is that of its logit to the mean logit. As in top_p, with rings around the mean in place of (low, high].
 Tensor typical_p(const Tensor& row, double mass, int min_keep) {
-  const float* x = values(row, "typical_p");
+  const Numbers given = numbers(row, "typical_p");
+  const float* x = given.x;
+  const int n = given.n;
   check(mass > 0 && mass <= 1, "typical_p: mass is ", mass, ", must be above 0 and at most 1");
   check_min_keep("typical_p", min_keep);
-  const int n = row.n_columns();
   if (mass == 1.0) return copy_of(row);
   const RowStats all = row.row_stats();
   if (!is_sound(all)) return copy_of(row);
@@ -203,11 +209,11 @@ Tensor typical_p(const Tensor& row, double mass, int min_keep) {
   if (inside == 0) {
     remove_all(y);
   } else {
-    kernels().row_keep(x, n, inner.low, y.row(0));
-    kernels().row_drop(y.row(0), n, next_above(inner.high), y.row(0));
+    kernels().row_keep(x, n, inner.low, y.stored());
+    kernels().row_drop(y.stored(), n, next_above(inner.high), y.stored());
   }
-  for (size_t i = 0; i < reached; i++) y.row(0)[near[i].id] = near[i].logit;
-  return y;
+  for (size_t i = 0; i < reached; i++) y.stored()[near[i].id] = near[i].logit;
+  return few(std::move(y));
 }
 
 namespace {
@@ -243,10 +249,11 @@ void sort_down(std::vector<float>& v) {
 }  // namespace
 
 Tensor tail_free(const Tensor& row, double z, int min_keep) {
-  const float* x = values(row, "tail_free");
+  const Numbers given = numbers(row, "tail_free");
+  const float* x = given.x;
+  const int n = given.n;
   check(z > 0 && z <= 1, "tail_free: z is ", z, ", must be above 0 and at most 1");
   check_min_keep("tail_free", min_keep);
-  const int n = row.n_columns();
   if (z == 1.0) return copy_of(row);
   const RowStats all = row.row_stats();
   if (!is_sound(all) || all.n_kept <= 2) return copy_of(row);
@@ -276,16 +283,17 @@ Tensor tail_free(const Tensor& row, double z, int min_keep) {
     }
   }
   Tensor y = like(row);
-  keep_first(x, n, static_cast<int>(k), sorted[k - 1], y.row(0));
-  return y;
+  keep_first(x, n, static_cast<int>(k), sorted[k - 1], y.stored());
+  return few(std::move(y));
 }
 
 Tensor top_h(const Tensor& row, double h, int min_keep) {
   constexpr int kTokens = 100;  // as in transformers
-  const float* x = values(row, "top_h");
+  const Numbers given = numbers(row, "top_h");
+  const float* x = given.x;
+  const int n = given.n;
   check(h > 0 && h <= 1, "top_h: h is ", h, ", must be above 0 and at most 1");
   check_min_keep("top_h", min_keep);
-  const int n = row.n_columns();
   bool has_nan = false;
   const float largest = x[kernels().row_argmax(x, n, &has_nan)];
   if (has_nan || std::isinf(largest)) return copy_of(row);
@@ -301,21 +309,22 @@ Tensor top_h(const Tensor& row, double h, int min_keep) {
   while (k < first.size() && sums[k] <= h * entropy) k++;
   k = std::max(k, static_cast<size_t>(min_keep));
   Tensor y = like(row);
-  if (k <= first.size()) keep_first(x, n, static_cast<int>(k), first[k - 1].logit, y.row(0));
-  else keep_first(x, n, static_cast<int>(k), y.row(0));
-  return y;
+  if (k <= first.size()) keep_first(x, n, static_cast<int>(k), first[k - 1].logit, y.stored());
+  else keep_first(x, n, static_cast<int>(k), y.stored());
+  return few(std::move(y));
 }
 
 Tensor keep(const Tensor& row, const std::vector<int>& ids) {
   const float* x = values(row, "keep");
   check(!ids.empty(), "keep: takes at least one id");
-  Tensor y = like(row);
-  remove_all(y);
+  Tensor y(1, row.n_columns());
+  std::fill(y.row(0) + y.n_columns(), y.row(0) + y.stride(), 0.f);
+  std::fill(y.row(0), y.row(0) + y.n_columns(), kRemoved);
   for (int id : ids) {
     check_id("keep", id, row.n_columns());
     y.row(0)[id] = x[id];
   }
-  return y;
+  return few(std::move(y));
 }
 
 }  // namespace fanlight

@@ -31,6 +31,21 @@ double noise(Key key, uint32_t token) {
   return -std::log(-std::log1p(-v));
 }
 
+struct Sum {
+  double score;
+  int id;
+};
+bool ahead(const Sum& a, const Sum& b) { return a.score > b.score || (a.score == b.score && a.id < b.id); }
+
+// Logit and noise of every token that is left of a row that stores few.
+std::vector<Sum> sums_of_few(const Tensor& row, Key key) {
+  const Numbers r = numbers(row, "gumbel");
+  std::vector<Sum> sums;
+  for (int i = 0; i < r.n; i++)
+    if (r.x[i] > kRemoved) sums.push_back({static_cast<double>(r.x[i]) + noise(key, static_cast<uint32_t>(r.ids[i])), r.ids[i]});
+  return sums;
+}
+
 }  // namespace
 
 std::vector<double> gumbel(uint64_t seed, uint64_t position, const std::vector<int>& ids) {
@@ -44,9 +59,15 @@ std::vector<double> gumbel(uint64_t seed, uint64_t position, const std::vector<i
 }
 
 std::pair<int, double> gumbel_argmax(const Tensor& row, uint64_t seed, uint64_t position) {
+  const Key key = key_of(seed, position);
+  if (row.ids()) {
+    checked_argmax(row, "gumbel_argmax");
+    const std::vector<Sum> sums = sums_of_few(row, key);
+    const Sum best = *std::min_element(sums.begin(), sums.end(), ahead);
+    return {best.id, best.score};
+  }
   const float* x = values(row, "gumbel_argmax");
   const int n = row.n_columns();
-  const Key key = key_of(seed, position);
   int best = checked_argmax(row, "gumbel_argmax");  // a good start: only tokens whose noise may beat it are looked at
   double score = static_cast<double>(x[best]) + noise(key, static_cast<uint32_t>(best));
   constexpr int kCapacity = 64;
@@ -62,16 +83,19 @@ std::pair<int, double> gumbel_argmax(const Tensor& row, uint64_t seed, uint64_t 
 }
 
 std::pair<std::vector<int>, std::vector<double>> gumbel_top(const Tensor& row, uint64_t seed, uint64_t position, int n_wanted) {
-  const float* x = values(row, "gumbel_top");
   check(n_wanted >= 1, "gumbel_top: n is ", n_wanted, ", must be at least 1");
   checked_argmax(row, "gumbel_top");
-  const int n = row.n_columns();
   const Key key = key_of(seed, position);
-  struct Sum {
-    double score;
-    int id;
-  };
-  auto ahead = [](const Sum& a, const Sum& b) { return a.score > b.score || (a.score == b.score && a.id < b.id); };
+  std::pair<std::vector<int>, std::vector<double>> result;
+  if (row.ids()) {
+    std::vector<Sum> sums = sums_of_few(row, key);
+    std::sort(sums.begin(), sums.end(), ahead);
+    sums.resize(std::min(sums.size(), static_cast<size_t>(n_wanted)));
+    for (const Sum& s : sums) result.first.push_back(s.id), result.second.push_back(s.score);
+    return result;
+  }
+  const float* x = values(row, "gumbel_top");
+  const int n = row.n_columns();
   auto sum_of = [&](int id) { return Sum{static_cast<double>(x[id]) + noise(key, static_cast<uint32_t>(id)), id}; };
 
   // The n largest logits reach `floor` with their noise, so the n largest sums do: only tokens that may are looked at.
@@ -97,7 +121,6 @@ std::pair<std::vector<int>, std::vector<double>> gumbel_top(const Tensor& row, u
     }
     std::sort(best.begin(), best.end(), ahead);
   }
-  std::pair<std::vector<int>, std::vector<double>> result;
   for (const Sum& s : best) result.first.push_back(s.id), result.second.push_back(s.score);
   return result;
 }

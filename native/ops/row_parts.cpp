@@ -18,7 +18,35 @@ const float* values(const Tensor& row, const char* op) {
   return row.row(0);
 }
 
+Numbers numbers(const Tensor& row, const char* op) {
+  check(row.n_rows() == 1 && row.n_columns() > 0, op, ": takes one row, got ", row.n_rows(), " x ", row.n_columns());
+  return {row.stored(), row.n_stored(), row.ids() ? row.ids()->data() : nullptr};
+}
+
+int Numbers::place(int id) const {
+  if (!ids) return id;
+  const int32_t* found = std::lower_bound(ids, ids + n, id);
+  return found != ids + n && *found == id ? static_cast<int>(found - ids) : -1;
+}
+
+Tensor few(Tensor row) {
+  constexpr int kFew = 512;
+  if (row.ids() || row.n_columns() < 4 * kFew) return row;
+  const float* x = row.stored();
+  int32_t found[kFew + 16];
+  int next = 0;
+  const int count = kernels().row_collect(x, 0, row.n_columns(), kRemoved, found, kFew + 16, &next);
+  bool has_nan = false;
+  if (next < row.n_columns() || count == 0 || count > kFew) return row;
+  kernels().row_argmax(x, row.n_columns(), &has_nan);  // NaN is not above -inf, and must not be lost
+  if (has_nan) return row;
+  Tensor y = Tensor::of_few(row.n_columns(), std::make_shared<const std::vector<int32_t>>(found, found + count));
+  for (int i = 0; i < count; i++) y.stored()[i] = x[found[i]];
+  return y;
+}
+
 Tensor like(const Tensor& row) {
+  if (row.ids()) return Tensor::of_few(row.n_columns(), row.ids());
   Tensor y(1, row.n_columns());
   std::fill(y.row(0) + y.n_columns(), y.row(0) + y.stride(), 0.f);
   return y;
@@ -26,7 +54,7 @@ Tensor like(const Tensor& row) {
 
 Tensor copy_of(const Tensor& row) {
   Tensor y = like(row);
-  std::memcpy(y.row(0), row.row(0), static_cast<size_t>(row.n_columns()) * sizeof(float));
+  std::memcpy(y.stored(), row.stored(), static_cast<size_t>(row.n_stored()) * sizeof(float));
   return y;
 }
 
@@ -42,18 +70,18 @@ void check_largest(const char* op, float largest, bool has_nan) {
 }
 
 RowStats checked_stats(const Tensor& row, const char* op) {
-  values(row, op);
+  numbers(row, op);
   const RowStats r = row.row_stats();
   check_largest(op, r.max, r.has_nan);
   return r;
 }
 
 int checked_argmax(const Tensor& row, const char* op) {
-  const float* x = values(row, op);
+  const Numbers r = numbers(row, op);
   bool has_nan = false;
-  const int id = kernels().row_argmax(x, row.n_columns(), &has_nan);
-  check_largest(op, x[id], has_nan);
-  return id;
+  const int place = kernels().row_argmax(r.x, r.n, &has_nan);
+  check_largest(op, r.x[place], has_nan);
+  return r.id(place);
 }
 
 // A buffer of candidates above a rising threshold, cut back when it is full.

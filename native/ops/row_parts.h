@@ -17,8 +17,18 @@ inline float next_below(float x) { return std::nextafter(x, kRemoved); }
 float at_least(double limit);  // the smallest float that is not below
 float at_most(double limit);   // the largest float that is not above
 
-const float* values(const Tensor& row, const char* op);  // of a tensor that has to be one row
-Tensor like(const Tensor& row);                          // a new row of its size, content undefined
+// The numbers of a row: all of them, or those that it stores; tokens are their places among these, in the order of their ids.
+struct Numbers {
+  const float* x;
+  int n;
+  const int32_t* ids;  // null: a place is an id
+  int id(int place) const { return ids ? ids[place] : place; }
+  int place(int id) const;  // -1: not stored, and so removed
+};
+Numbers numbers(const Tensor& row, const char* op);      // of a tensor that has to be one row
+const float* values(const Tensor& row, const char* op);  // all of them
+Tensor like(const Tensor& row);                          // a new row that stores the same columns, content undefined
+Tensor few(Tensor row);                                  // the same; if little is left of it, stored so
 Tensor copy_of(const Tensor& row);
 void check_id(const char* op, int id, int n);
 void check_min_keep(const char* op, int min_keep);

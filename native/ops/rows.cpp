@@ -22,30 +22,37 @@ double deviation(const Tensor& row) {
 }
 
 std::pair<std::vector<int>, std::vector<float>> top(const Tensor& row, int n) {
-  const float* x = values(row, "top");
+  const Numbers r = numbers(row, "top");
   check(n >= 0, "top: n is ", n, ", must not be negative");
   std::pair<std::vector<int>, std::vector<float>> result;
   if (n == 0) return result;
-  auto& kept = select(x, row.n_columns(), std::min(n, row.n_columns()));
+  auto& kept = select(r.x, r.n, std::min(n, r.n));
   std::sort(kept.begin(), kept.end(), before);
-  for (const Scored& s : kept) result.first.push_back(s.id), result.second.push_back(s.logit);
+  for (const Scored& s : kept) result.first.push_back(r.id(s.id)), result.second.push_back(s.logit);
   return result;
 }
 
 std::vector<float> gather(const Tensor& row, const std::vector<int>& ids) {
-  const float* x = values(row, "gather");
+  const Numbers r = numbers(row, "gather");
   std::vector<float> result;
   result.reserve(ids.size());
   for (int id : ids) {
     check_id("gather", id, row.n_columns());
-    result.push_back(x[id]);
+    const int place = r.place(id);
+    result.push_back(place < 0 ? kRemoved : r.x[place]);
   }
   return result;
 }
 
 int rank(const Tensor& row, int token) {
-  const float* x = values(row, "rank");
+  const Numbers r = numbers(row, "rank");
   check_id("rank", token, row.n_columns());
+  if (const int place = r.place(token); r.ids && place >= 0 && r.x[place] > kRemoved) {
+    int count = kernels().row_count_above(r.x, r.n, r.x[place]);
+    for (int i = 0; i < place; i++) count += r.x[i] == r.x[place];
+    return count;
+  }
+  const float* x = values(row, "rank");
   int count = kernels().row_count_above(x, row.n_columns(), x[token]);
   for (int i = 0; i < token; i++) count += x[i] == x[token];
   return count;
