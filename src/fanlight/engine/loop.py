@@ -66,6 +66,7 @@ class Engine:
         self._preparer = Preparer(decoder, eos_ids=self.eos_ids, token_text=token_text, vocabulary=vocabulary)
         self._detokenizer_factory, self._token_label = detokenizer_factory, token_label
         self._n_requests = 0
+        self._is_ready = False  # whether a request has events that came without a pass
         self._live: dict[int, Run] = {}  # until the last event is handed out
         self._streams: dict[int, deque[StepEvent]] = {}
 
@@ -139,6 +140,7 @@ class Engine:
                 run.outputs[i].score = 0.0
         self._n_requests += 1
         self._live[request.id] = run
+        self._is_ready = True
         if config.new_tokens == 0:
             run.end(stop_max_new_tokens(0))
         else:
@@ -159,6 +161,7 @@ class Engine:
         run = self._live.get(request.id)
         if run is not None and not run.ended:
             run.end(CANCELLED)
+            self._is_ready = True
 
     @property
     def has_work(self) -> bool:
@@ -175,7 +178,7 @@ class Engine:
         A request whose logits are damaged ends with an event that has `error`. If the pass itself raises, so does this,
         and the requests in it end in the same way: the next step hands out their events.
         """
-        events = self._collect()
+        events = self._collect() if self._is_ready else []
         for lane in tuple(self._lanes.values()):
             work: list[Work] = []
             try:
@@ -217,24 +220,27 @@ class Engine:
 
     def _collect(self) -> list[StepEvent]:
         events: list[StepEvent] = []
+        self._is_ready = False
         for run in self._live.values():
             if not run.events:
                 continue
             last = run.events[-1] if run.ended else None
             for event in run.events:
                 if event is last:
-                    events.append(replace(event, search=run.search) if run.search is not None else event)
+                    events.append(event._replace(search=run.search) if run.search is not None else event)
                 else:
-                    events.append(replace(event, is_last=False) if event.stop is not None else event)
+                    events.append(event._replace(is_last=False) if event.stop is not None else event)
             run.events.clear()
         return events
 
     def _requeue(self, events: list[StepEvent]) -> None:
+        self._is_ready = True
         for event in reversed(events):
             self._live[event.request_id].events.insert(0, event)
 
     def _fail_pass(self, runs: Iterable[Run], error: BaseException) -> None:
         """Nothing that these requests hold in the cache can be trusted."""
+        self._is_ready = True
         for run in dict.fromkeys(runs):
             if not run.ended:
                 failure = FanlightError(f"request {run.request.id} ended: its forward pass raised {error!r}")
@@ -303,8 +309,8 @@ class EventStream(Iterator[StepEvent]):
             raise StopIteration
         try:
             while not self._events:
-                assert self._engine.has_work, "a request that has not ended is neither waiting nor running"
-                self._engine.step()
+                if not self._engine.step() and not self._events:
+                    assert self._engine.has_work, "a request that has not ended is neither waiting nor running"
         except BaseException:
             self.close()
             raise

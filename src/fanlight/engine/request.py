@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from operator import index
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from fanlight.errors import OptionError
 from fanlight.trace.stop import Stop
@@ -81,12 +81,11 @@ class Request:
         return (self.seed + output * 0x9E3779B97F4A7C15) % 2**48 if output else self.seed
 
 
-@dataclass(frozen=True, slots=True)
-class StepEvent:
+class StepEvent(NamedTuple):
     """One step of one request, or the end of one of its texts without a step."""
 
     request_id: int
-    index: int
+    index: int  # type: ignore[assignment]  # of the step, over what tuples call so
     """0 for the first new token."""
     id: int | None
     """The new token; None if the text ended without one."""

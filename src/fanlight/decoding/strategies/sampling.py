@@ -121,6 +121,19 @@ def sample_many(
     """Several texts after one prompt, which is computed once. settings: one for each text."""
     line = host.open(host.prompt_ids)
     answers = yield [Want(line, 1, (*layers, *kept_layers(host))), *(Want(other.line, 1) for other in beside)]
+    if len(settings) == 1:
+        only = settings[0]
+        yield from sample(
+            host,
+            host.outputs[0],
+            line,
+            only,
+            drafter=drafter_for(line),
+            beside=beside,
+            layers=layers,
+            start=Start(answers),
+        )
+        return
     parts: dict[int, Steps] = {}
     for i, (output, own) in enumerate(zip(host.outputs, settings, strict=True)):
         is_last = i == len(settings) - 1
