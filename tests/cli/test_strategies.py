@@ -123,7 +123,7 @@ def test_a_watermark_is_found_where_it_is(run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--num-beams", "3", "--stop-strings", "x"), "stop_strings cannot be combined with num_beams=3"),
+        (("--num-beams", "3", "--loop-repeats", "2"), "loop_repeats cannot be combined with num_beams=3"),
         (("--num-beams", "2", "--num-return-sequences", "3"), "num_return_sequences=3 is more than num_beams=2"),
         (("--num-return-sequences", "3"), "num_return_sequences=3 needs do_sample or num_beams"),
         (("--penalty-alpha", "0.5", "--do-sample"), "set do_sample to false"),

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 import fanlight
+from fanlight import StopReason
 from models import hf_tiny, tiny
 
 if TYPE_CHECKING:
@@ -162,3 +164,34 @@ def test_logits_that_are_kept_are_those_of_the_returned_text(pair: Pair) -> None
 def test_the_number_of_beams_may_exceed_the_vocabulary_at_first(pair: Pair) -> None:
     """The first step has one text alone: 101 tokens for 150 beams."""
     assert len(pair.ours.generate(PROMPTS[0], num_beams=150, num_return_sequences=2, max_new_tokens=2).all) == 2
+
+
+@pytest.mark.parametrize("num_beams", [2, 4])
+def test_stop_strings_end_beams_as_in_transformers(pair: Pair, num_beams: int) -> None:
+    ended = [text for prompt in PROMPTS for text in _stopped(pair, prompt, num_beams)]
+    assert len(ended) >= 2
+
+
+def _stopped(pair: Pair, prompt: list[int], num_beams: int) -> list[fanlight.Generation]:
+    """The texts that a stop string ended, all being those of transformers."""
+    tokenizer = pair.ours.tokenizer
+    strings = [text for token in pair.ends(prompt) if (text := tokenizer.token_text(token)).isprintable() and text]
+    assert strings
+
+    class HoldsString(StoppingCriteria):
+        def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+            texts = [tokenizer.decode(row[len(prompt) :].tolist()) for row in input_ids]
+            return torch.tensor([any(string in text for string in strings) for text in texts])
+
+    options = {"num_beams": num_beams, "num_return_sequences": num_beams, "max_new_tokens": 9}
+    criteria = StoppingCriteriaList([HoldsString()])
+    texts, scores = theirs(pair, prompt, {**options, "eos_token_id": None, "stopping_criteria": criteria})
+    out = pair.ours.generate(prompt, candidates=0, ignore_eos=True, stop_strings=strings, **options)
+    unpadded = [[token for token in text if token >= 0] for text in texts]
+    assert [list(generation.ids) for generation in out.all] == unpadded
+    assert [generation.score for generation in out.all] == pytest.approx(scores, rel=1e-5, abs=SCORE)
+    stopped = [generation for generation in out.all if generation.stop.reason is StopReason.STOP_STRING]
+    for generation in stopped:
+        assert not any(string in generation.text for string in strings)
+        assert generation.stop.string in strings
+    return stopped

@@ -46,12 +46,11 @@ def test_settings_name_their_strategy(options: dict[str, Any], strategy: str) ->
         ({**BEAM, "best_of": 2}, "best_of cannot be combined with num_beams=4"),
         ({**BEAM, **DRAWN, "mirostat": 2}, "mirostat cannot be combined with num_beams=4"),
         ({**BEAM, **DRAWN, "adaptive_target": 0.3}, "adaptive_target cannot be combined with num_beams=4"),
-        ({**BEAM, "stop_strings": "a"}, "stop_strings cannot be combined with num_beams=4"),
+        ({**BEAM, "loop_repeats": 3}, "loop_repeats cannot be combined with num_beams=4"),
         (
             {**BEAM, "stopping_criteria": lambda ids, text: False},
             "stopping_criteria cannot be combined with num_beams=4",
         ),
-        ({**BEAM, "loop_repeats": 3}, "loop_repeats cannot be combined with num_beams=4"),
         ({**BEAM, "prompt_lookup_num_tokens": 3}, "prompt_lookup_num_tokens cannot be combined with num_beams=4"),
         ({**BEAM, "assistant_early_exit": 1}, "assistant_early_exit cannot be combined with num_beams=4"),
         ({**BEAM, "num_return_sequences": 5}, "num_return_sequences=5 is more than num_beams=4 can return"),

@@ -131,7 +131,7 @@ class Engine:
             others=frozenset(lanes),
         )
         settings = [StepSettings.of(config, replace(around, seed=request.seed_of(i))) for i in range(request.n_outputs)]
-        run = Run(request, lanes=lanes, settings=settings, rules=rules)
+        run = Run(request, lanes=lanes, settings=settings, rules=rules, detokenizer_factory=self._detokenizer_factory)
         put = run.events.append
         for i in range(request.n_outputs):
             detokenizer = self._detokenizer_factory(ids) if self._detokenizer_factory else None

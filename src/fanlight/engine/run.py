@@ -21,10 +21,14 @@ if TYPE_CHECKING:
     from fanlight.decoding.strategies.base import Line as AnyLine
     from fanlight.engine.lane import Lane
     from fanlight.engine.output import Output
-    from fanlight.engine.request import Request, StepEvent
+    from fanlight.engine.request import DetokenizerFactory, Request, StepEvent
     from fanlight.kernels.ops import Tensor
     from fanlight.trace.search import SearchRecord
     from fanlight.trace.stop import Stop
+
+
+LONGEST_CHARACTER = 4
+"""Tokens that one character may be spread over."""
 
 
 class Run:
@@ -37,8 +41,10 @@ class Run:
         lanes: dict[str, Lane],
         settings: Sequence[StepSettings],
         rules: StopRules,
+        detokenizer_factory: DetokenizerFactory | None = None,
     ) -> None:
         """lanes: by the names that strategies use. settings: one for each text."""
+        self._detokenizer_factory = detokenizer_factory
         self.request = request
         self.lanes = lanes
         self.config: GenerationConfig = request.config
@@ -104,6 +110,16 @@ class Run:
     def read_out(self, states: Tensor, *, norm: bool) -> Tensor:
         """See Host."""
         return self.lanes[MAIN].decoder.read_out(states, norm=norm)
+
+    def completes(self, ids: Sequence[int], token: int) -> bool:
+        """See Host. Looks at the last tokens alone: an earlier stop string would have ended the text."""
+        strings = self.config.stop_strings
+        if not strings or self._detokenizer_factory is None:
+            return False
+        begin = max(len(self.prompt_ids), len(ids) - max(map(len, strings)) - LONGEST_CHARACTER)
+        stream = self._detokenizer_factory(tuple(ids[:begin]))
+        text = "".join([stream.feed(each) for each in ids[begin:]]) + stream.feed(token)
+        return any(string in text for string in strings)
 
     def expired(self) -> bool:
         """See Host."""

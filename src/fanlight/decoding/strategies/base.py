@@ -118,6 +118,9 @@ class Host(Protocol):
     def ends(self, token: int) -> bool:
         """Whether it ends a text."""
 
+    def completes(self, ids: Sequence[int], token: int) -> bool:
+        """Whether with this token after these ids, prompt and text, the text holds a stop string."""
+
     def expired(self) -> bool:
         """Whether the time is up."""
 

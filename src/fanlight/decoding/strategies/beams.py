@@ -173,7 +173,11 @@ def _advance(
     n_new = len(group.running[0].ids) + 1 - len(host.prompt_ids)
     expired = host.expired()
     ends = [
-        expired or host.ends(c.token) or len(group.running[c.parent].ids) + 1 >= host.max_length for c in candidates
+        expired
+        or host.ends(c.token)
+        or len(group.running[c.parent].ids) + 1 >= host.max_length
+        or host.completes(group.running[c.parent].ids, c.token)
+        for c in candidates
     ]
     order = [i for i in range(len(candidates)) if not ends[i]]
     if not phrases:  # with phrases, the banks have said who goes first

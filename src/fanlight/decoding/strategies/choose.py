@@ -83,7 +83,6 @@ def _clashes_with_beams(config: GenerationConfig, has_amateur: bool) -> list[str
         "mirostat": config.samples and config.mirostat > 0,
         "adaptive_target": config.samples and config.adaptive_target is not None,
         "stopping_criteria": bool(config.stopping_criteria),
-        "stop_strings": bool(config.stop_strings),
         "loop_repeats": config.loop_repeats > 0,
     }
     return [name for name, is_set in clashes.items() if is_set]
