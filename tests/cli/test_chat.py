@@ -49,7 +49,7 @@ def test_commands(run: Run) -> None:
 def test_an_answer_that_is_cut_off_says_so(run: Run) -> None:
     done = run("chat", "-n", "1", stdin=b"hi\n", model=parrot([]))
     assert done.out == "1\n"
-    assert done.error == "note: the answer is cut off: cut off by max_new_tokens=1 in mid-sentence"
+    assert done.error == "note: the answer is cut off by max_new_tokens=1 in mid-sentence"
 
 
 def test_a_conversation_longer_than_the_window(run: Run) -> None:

@@ -98,7 +98,7 @@ class Chat:
             raise ContextOverflow(f"the conversation is too long: {error}, or begin anew with /reset") from error
         self._end(turn, pieces)
         if stop is not None and stop.reason.value in ("max_new_tokens", "context_window"):
-            self._output.note(f"the answer is cut off: {stop.detail}")
+            self._output.note(f"the answer is {stop.detail}")
         return True
 
     def _end(self, turn: list[dict[str, str]], pieces: list[str]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fanlight.cli.options import Command, Option
 from fanlight.cli.output import Output, read_prompt
-from fanlight.cli.settings import COLOR, MODEL_OPTIONS, load_model, make_config, setting_options
+from fanlight.cli.settings import COLOR, MODEL_OPTIONS, ORDER, load_model, make_config, setting_options
 from fanlight.decoding.config import FILTERS as FILTER_GROUP
 from fanlight.decoding.config import OPTIONS, PENALTIES
 from fanlight.errors import OptionError
@@ -39,9 +39,9 @@ def run(values: dict[str, Any], words: list[str], output: Output) -> int:
     top = values.get("top", TOP)
     if top < 1:
         raise OptionError(f"--top must be a whole number of at least 1: got {top}")
-    given = {name: value for name, value in values.items() if name in FILTERS}
+    given = {name: value for name, value in values.items() if name in (*FILTERS, ORDER.name)}
     common = {"do_sample": True, "top_k": 0, "candidates": top, **given}
-    configs = [make_config({}, **common, temperature=temperature) for temperature in temperatures]
+    configs = [make_config({**common, "temperature": temperature}) for temperature in temperatures]
     prompt = read_prompt(words, output, USAGE)
     model = load_model(values, output)
     if not prompt:
@@ -107,7 +107,10 @@ probability. With filters, the tokens they remove are marked as cut.""",
                 COLOR,
             ),
         ),
-        ("settings for all columns", tuple(option for option in setting_options(top_k="0") if option.name in FILTERS)),
+        (
+            "settings for all columns",
+            (*(option for option in setting_options(top_k="0") if option.name in FILTERS), ORDER),
+        ),
         ("model", MODEL_OPTIONS),
     ),
     run=run,
