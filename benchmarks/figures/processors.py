@@ -1,4 +1,4 @@
-"""What every filter together costs: decode speed with all of them and a draw, against greedy; and the decision alone, in a hot loop."""
+"""What every filter together costs: decoding with all of them and a draw against greedy, and one decision in a hot loop."""
 
 from __future__ import annotations
 

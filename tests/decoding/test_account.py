@@ -111,7 +111,9 @@ def test_every_number_of_a_record_is_right(
             assert effect.n_before == (found[i] > -INF).sum()
             assert effect.n_kept == (found[i + 1] > -INF).sum()
             gone = (found[i] > -INF) & (found[i + 1] == -INF)
-            assert effect.removed_prob == pytest.approx(probs[i][gone].sum() if effect.n_kept < effect.n_before else 0, **about)
+            assert effect.removed_prob == pytest.approx(
+                probs[i][gone].sum() if effect.n_kept < effect.n_before else 0, **about
+            )
             assert effect.logits == tuple(found[i + 1][list(record.candidate_ids)].tolist())
         _check_draw(record, ready, found[-1], ops)
         assert pickle.loads(pickle.dumps(record)) == record

@@ -49,7 +49,9 @@ def test_the_probability_that_a_processor_removes() -> None:
     hotter = replace_stats(BEFORE, logsumexp=2.0)
     assert ProcessorEffect("temperature(2)", False, BEFORE, hotter, ()).removed_prob == 0
     some_bias = ProcessorEffect("some_bias(1)", False, BEFORE, hotter._replace(n_kept=2), (), kept_logsumexp=2.5)
-    assert some_bias.removed_prob == pytest.approx(1 - math.exp(-0.5))  # of the logits before it, whatever it made of them
+    assert some_bias.removed_prob == pytest.approx(
+        1 - math.exp(-0.5)
+    )  # of the logits before it, whatever it made of them
     rounded = replace_stats(BEFORE, logsumexp=3.0000001)  # a sum over fewer tokens that rounded up
     assert ProcessorEffect("top_k(2)", True, BEFORE, rounded._replace(n_kept=3), ()).removed_prob == 0
 
