@@ -241,7 +241,7 @@ def _link(blob: Path, link: Path) -> None:
     try:
         fresh.symlink_to(os.path.relpath(blob, link.parent))
         fresh.replace(link)
-    except (OSError, NotImplementedError):
+    except (OSError, NotImplementedError):  # a file system, or a platform, without symbolic links
         blob.replace(link)
 
 

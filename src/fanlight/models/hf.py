@@ -354,6 +354,7 @@ def _checked_device(torch: Any, device: str) -> Any:
     try:
         place = torch.device(device)
         torch.ones(1, device=place).cpu()
+    # all that PyTorch raises for a device that is none, is not there, or lacks the operation
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         kinds = {"cuda": torch.cuda, "mps": torch.backends.mps, "xpu": getattr(torch, "xpu", None)}
         there = ["cpu", *(name for name, kind in kinds.items() if kind is not None and kind.is_available())]
