@@ -8,8 +8,9 @@ out.text; out.stop; out.steps[3].candidates
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from fanlight.cache.paged import PagedCache
@@ -21,7 +22,7 @@ from fanlight.engine.loop import Engine
 from fanlight.engine.preparing import Preparer
 from fanlight.engine.request import Helpers, checked_ids, seed_of
 from fanlight.errors import ContextOverflow, NumericError, OptionError
-from fanlight.generation import Generation, Step, Stream, TokenCandidate
+from fanlight.generation import Generation, Job, Outcome, Step, Stream, TokenCandidate, run_jobs
 from fanlight.kernels import load_ops, slow_notice
 from fanlight.kernels.ops import Tensor
 from fanlight.loading import Loaded, LoadOptions, checked_threads, find_damage, load_parts
@@ -35,23 +36,38 @@ if TYPE_CHECKING:
     from fanlight.decoding.synthid import SynthIDDetection
     from fanlight.decoding.watermark import Detection
     from fanlight.description import Description
+    from fanlight.engine.request import Request
     from fanlight.models.base import Decoder
     from fanlight.text.tokenizer import AnyTokenizer
 
 Prompt = str | Sequence[int]
 PREFILL_CHUNK = 512
+PREFIX_BYTES = 512 << 20
+"""Of keys and values that a model keeps between calls, for texts that begin alike."""
+MAX_BATCH = 64
 
 __all__ = ["Generation", "Model", "Prompt", "Step", "Stream", "TokenCandidate", "load"]
 
 
 class Model:
-    """A decoder with its tokenizer. Immutable, so that threads may share it; every call runs in an engine of its own."""
+    """A decoder with its tokenizer. Threads may share it: a call has an engine to itself, and leaves it to the next one with
+    what it has computed, so that texts that begin alike pay for it once.
+    """
 
-    def __init__(self, parts: Loaded, *, prefill_chunk: int = PREFILL_CHUNK) -> None:
+    def __init__(
+        self,
+        parts: Loaded,
+        *,
+        prefill_chunk: int = PREFILL_CHUNK,
+        prefix_bytes: int = PREFIX_BYTES,
+        cache_type: str | None = None,
+    ) -> None:
         """Usually made by `load`."""
         self._parts = parts
-        self._prefill_chunk = prefill_chunk
+        self._engine_options = {"prefill_chunk": prefill_chunk, "prefix_bytes": prefix_bytes, "cache_type": cache_type}
         self._vocabulary: Vocabulary | None = None
+        self._idle: Engine | None = None
+        self._lock = Lock()
 
     @property
     def name(self) -> str:
@@ -155,6 +171,59 @@ class Model:
         ids = self.chat_ids(messages, tools=tools, variables=variables)
         return self._stream(ids, self._config(config, options), assistant, amateur)
 
+    def generate_many(
+        self,
+        prompts: Iterable[Prompt | Sequence[Mapping[str, Any]]],
+        config: GenerationConfig | None = None,
+        *,
+        max_batch: int = 16,
+        **options: Any,
+    ) -> list[Generation]:
+        """`generate` for many prompts at once (texts, ids, or the messages of chats), in their order; the same texts, sooner.
+
+        max_batch: how many are computed in one pass. Errors: those of `generate`, the first one.
+        """
+        settings, prompts = self._config(config, options), list(prompts)
+        found: dict[Any, Generation] = {}
+        jobs = (Job(i, prompt, settings) for i, prompt in enumerate(prompts))
+        for outcome in self.generate_each(jobs, max_batch=max_batch):
+            if outcome.generation is None:
+                assert outcome.error is not None
+                raise outcome.error
+            found[outcome.key] = outcome.generation
+        return [found[i] for i in range(len(prompts))]
+
+    def generate_each(self, jobs: Iterable[Job], *, max_batch: int = 16) -> Iterator[Outcome]:
+        """Many jobs, each with its own settings, in one loop. Outcomes come in the order in which jobs end.
+
+        Jobs are taken as there is room: at most 2 max_batch are on their way, max_batch in one pass. What goes wrong with one
+        is its outcome. Times are those of a text among the others. Dropping the iterator ends what is on its way.
+        """
+        if isinstance(max_batch, bool) or not isinstance(max_batch, int) or max_batch < 1:
+            raise OptionError(f"max_batch must be a whole number from 1: got {max_batch!r:.80}")
+        return self._run_jobs(jobs, max_batch)
+
+    def _run_jobs(self, jobs: Iterable[Job], max_batch: int) -> Iterator[Outcome]:
+        engine = self._take_engine(max_batch)
+
+        def submit(job: Job) -> Request:
+            config = self._config(job.config, {})
+            ids = self._ids_of(job.prompt, config)
+            return engine.submit(ids, config, priority=job.priority, given=job.given)
+
+        try:
+            yield from run_jobs(
+                engine,
+                jobs,
+                submit,
+                self.tokenizer,
+                n_begun=2 * max_batch,
+                notes=lambda config: (*without_helpers(config, assistant=False, amateur=False), *self.notes),
+                explain=self.explain,
+            )
+        finally:
+            self._leave_engine(engine)
+
     def next_token(self, prompt: Prompt, configs: Sequence[GenerationConfig]) -> list[Step]:
         """What would come next under each of several settings: one forward pass, one decision for each."""
         ids = self.prompt_ids(prompt)
@@ -190,8 +259,8 @@ class Model:
         ids = self.prompt_ids(prompt)
         return self._forward(ids, range(len(ids))).numpy()
 
-    def engine(self, *, max_batch: int = 64) -> Engine:
-        """A loop for many requests at once over this model."""
+    def engine(self, *, max_batch: int = MAX_BATCH, **sizes: Any) -> Engine:
+        """A loop for many requests at once over this model. sizes: as for Engine, such as max_cache_bytes."""
         tokenizer = self.tokenizer
         return Engine(
             self.decoder,
@@ -200,8 +269,8 @@ class Model:
             token_label=tokenizer.token_label,
             token_text=tokenizer.token_text,
             vocabulary=self.vocabulary,
-            prefill_chunk=self._prefill_chunk,
             max_batch=max_batch,
+            **{**self._engine_options, **sizes},
         )
 
     def detect_watermark(
@@ -296,13 +365,35 @@ class Model:
     ) -> Stream:
         helpers = Helpers(assistant=self._helper("assistant", assistant), amateur=self._helper("amateur", amateur))
         n = max(config.num_beams, config.num_return_sequences, config.best_of)
+        engine = self._take_engine(max(MAX_BATCH, 2 * n))
         return Stream(
-            self.engine(max_batch=max(64, 2 * n)),
+            engine,
             lambda engine: engine.submit(ids, config, helpers),
             self.tokenizer,
             notes=(*without_helpers(config, assistant=assistant is not None, amateur=amateur is not None), *self.notes),
             explain=self.explain,
+            closed=lambda: self._leave_engine(engine),
         )
+
+    def _take_engine(self, max_batch: int) -> Engine:
+        """The one that waits for a call, or a new one."""
+        with self._lock:
+            engine, self._idle = self._idle, None
+        if engine is None:
+            return self.engine(max_batch=max_batch)
+        engine.scheduler.max_batch = max_batch
+        return engine
+
+    def _leave_engine(self, engine: Engine) -> None:
+        """For the next call, with what it has computed."""
+        engine.drop_helpers()
+        with self._lock:
+            if self._idle is None:
+                self._idle = engine
+
+    def _ids_of(self, prompt: Any, config: GenerationConfig) -> tuple[int, ...]:
+        is_chat = not isinstance(prompt, (str, bytes)) and any(isinstance(message, Mapping) for message in prompt)
+        return self.chat_ids(prompt) if is_chat else self.prompt_ids(prompt, config.bos_token_id)
 
     def _helper(self, what: str, model: Model | None) -> Decoder | None:
         if model is None:
@@ -377,17 +468,20 @@ def load(
     n_ctx: int | None = None,
     backend: str = "auto",
     device: str | None = None,
+    cache_type: str | None = None,
+    prefix_bytes: int = PREFIX_BYTES,
 ) -> Model:
     """A model: a .gguf file, a Hugging Face folder, or a name on the hub. None: FANLIGHT_MODEL, else the default model.
 
     threads: how many the kernels use, in this process; None: FANLIGHT_THREADS, else all cores. kernels: "native" or
     "reference". quantize: the type that float matrices become on the way in, "q8_0" or "q4_1"; None: they stay. n_ctx: the
     context window, up to the model's own. backend: "native", "hf" (transformers, on any torch device), or "auto": native
-    where Fanlight knows the architecture. Errors: ModelNotFound, DownloadError, CheckpointError, TokenizerError, OptionError,
-    MissingExtra.
+    where Fanlight knows the architecture. cache_type: what keys and values are kept as, "f16", "f32" or "int8"; None: f32 for
+    float checkpoints, f16 for others. prefix_bytes: how much of them may stay between calls, for texts that begin alike.
+    Errors: ModelNotFound, DownloadError, CheckpointError, TokenizerError, OptionError, MissingExtra.
     """
     options = LoadOptions(quantize=quantize, n_ctx=n_ctx, backend=backend, device=device)
     ops = load_ops(kernels)
     if threads is not None:
         ops.set_threads(checked_threads(threads))
-    return Model(load_parts(name, ops, options))
+    return Model(load_parts(name, ops, options), prefix_bytes=prefix_bytes, cache_type=cache_type)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fanlight.decoding.stopping import CANCELLED
+from fanlight.engine.request import Usage
 from fanlight.errors import FanlightError, NumericError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from fanlight.decoding.config import GenerationConfig
     from fanlight.decoding.step import Decision
     from fanlight.engine.loop import Engine
-    from fanlight.engine.request import Request
+    from fanlight.engine.request import Request, StepEvent
     from fanlight.text.tokenizer import AnyTokenizer
     from fanlight.trace.records import Removal, StepRecord
     from fanlight.trace.search import SearchRecord
@@ -124,6 +125,8 @@ class Generation:
     """Until the first token was chosen. Time spent by the caller between steps does not count, here and below."""
     decode_seconds: float
     """From the first token to the last."""
+    usage: Usage
+    """Tokens that the model had to compute for the request, with all its texts, and those that were there already."""
     score: float | None = None
     """What texts of one request were compared by: log-probability over length^length_penalty of beams, log-probability a token
     of best_of."""
@@ -182,6 +185,28 @@ class Generation:
         return np.concatenate([row(step.decision).numpy() for step in self.steps])  # type: ignore[attr-defined]
 
 
+class Job(NamedTuple):
+    """One of many texts to write."""
+
+    key: Hashable
+    """What its Outcome is known by."""
+    prompt: str | Sequence[int] | Sequence[Mapping[str, Any]]
+    """A text, ids, or the messages of a chat."""
+    config: GenerationConfig
+    given: Sequence[int] | None = None
+    """A text that is not chosen but given: the result is the account of it."""
+    priority: int = 0
+    """Of several that wait, the highest goes first."""
+
+
+class Outcome(NamedTuple):
+    """What became of a Job: a text or an error."""
+
+    key: Hashable
+    generation: Generation | None
+    error: FanlightError | None
+
+
 class _Text:
     """One of the texts of a request, while it comes."""
 
@@ -192,6 +217,61 @@ class _Text:
         self.steps: list[Step] = []
         self.stop: Stop | None = None
         self.score: float | None = None
+
+
+class Assembly:
+    """The texts of one request, put together from its events."""
+
+    def __init__(self, request: Request, tokenizer: AnyTokenizer, notes: Sequence[str] = ()) -> None:
+        """notes: what the result says beside the settings' own."""
+        self.request = request
+        self.prefill_seconds = self.decode_seconds = 0.0
+        self._tokenizer, self._notes = tokenizer, tuple(notes)
+        self._texts = [_Text() for _ in range(request.n_outputs)]
+        self._search: SearchRecord | None = None
+        self._usage = Usage(0, 0)
+
+    def add(self, event: StepEvent) -> Step | None:
+        """Take an event that is not an error; the step that it stands for, if one does."""
+        text = self._texts[event.output]
+        text.pieces.append(event.text)
+        text.stop, text.score = event.stop, event.score
+        self._search = event.search or self._search
+        self._usage = event.usage or self._usage
+        if event.id is None or event.decision is None:
+            return None
+        step = Step(event.index, event.id, event.text, event.stop, event.decision, self._tokenizer, event.output)
+        text.steps.append(step)
+        return step
+
+    def result(self) -> Generation:
+        """What has come so far, the best of several texts first."""
+        config = self.request.config
+        found = [self._generation(i, text) for i, text in enumerate(self._texts)]
+        if config.best_of > 1:
+            found = _ranked(found, config.vote_pattern)[: config.num_return_sequences]
+        first, *others = found
+        return replace(first, others=tuple(others), search=self._search)
+
+    def _generation(self, index: int, text: _Text) -> Generation:
+        config, score = self.request.config, text.score
+        if config.best_of > 1 and score is not None:
+            score = score / max(1, len(text.steps))
+        return Generation(
+            prompt_ids=self.request.prompt_ids,
+            ids=tuple(step.id for step in text.steps),
+            text="".join(text.pieces),
+            stop=text.stop or CANCELLED,
+            steps=tuple(text.steps),
+            config=config,
+            seed=self.request.seed_of(index),
+            request_seed=self.request.seed,
+            notes=config.notes() + self._notes,
+            prefill_seconds=self.prefill_seconds,
+            decode_seconds=self.decode_seconds,
+            usage=self._usage,
+            score=score,
+        )
 
 
 class Stream(Iterator[Step]):
@@ -208,60 +288,63 @@ class Stream(Iterator[Step]):
         *,
         notes: Sequence[str] = (),
         explain: Callable[[NumericError], NumericError] = lambda error: error,
+        closed: Callable[[], None] = lambda: None,
     ) -> None:
-        """Made by `Model.stream`. submit: queues the request. explain: says more of an error."""
+        """Made by `Model.stream`. submit: queues the request. explain: says more of an error. closed: called once, at the end."""
         started = time.perf_counter()
-        self._request = submit(engine)
-        self._tokenizer, self._notes, self._explain = tokenizer, tuple(notes), explain
-        self._events = engine.stream(self._request)
-        self._texts = [_Text() for _ in range(self._request.n_outputs)]
-        self._search: SearchRecord | None = None
-        self._prefill_seconds = time.perf_counter() - started
-        self._decode_seconds = 0.0
+        self._closed: Callable[[], None] | None = closed
+        try:
+            self._events = engine.stream(submit(engine))
+        except BaseException:
+            self.close()
+            raise
+        self._assembly = Assembly(self._events.request, tokenizer, notes)
+        self._explain = explain
+        self._assembly.prefill_seconds = time.perf_counter() - started
         self._begun = False
 
     @property
     def prompt_ids(self) -> tuple[int, ...]:
         """What is continued."""
-        return self._request.prompt_ids
+        return self._assembly.request.prompt_ids
 
     @property
     def n_texts(self) -> int:
         """How many texts its steps belong to; which of them is returned is known at the end."""
-        return self._request.n_outputs
+        return self._assembly.request.n_outputs
 
     @property
     def seed(self) -> int:
         """What the noise is drawn with."""
-        return self._request.seed
+        return self._assembly.request.seed
 
     def __next__(self) -> Step:
         while True:
             started = time.perf_counter()
             try:
                 event = next(self._events)
-            except NumericError as error:
-                raise self._explain(error) from error
+            except BaseException as error:
+                self.close()
+                if isinstance(error, NumericError):
+                    raise self._explain(error) from error
+                raise
             seconds = time.perf_counter() - started  # the engine's, not that of whoever shows the steps
             if not self._begun:
-                self._prefill_seconds += seconds
+                self._assembly.prefill_seconds += seconds
                 self._begun = True
             else:
-                self._decode_seconds += seconds
-            text = self._texts[event.output]
-            text.pieces.append(event.text)
-            text.stop, text.score = event.stop, event.score
-            self._search = event.search or self._search
-            if event.id is not None and event.decision is not None:
-                step = Step(
-                    event.index, event.id, event.text, event.stop, event.decision, self._tokenizer, event.output
-                )
-                text.steps.append(step)
+                self._assembly.decode_seconds += seconds
+            step = self._assembly.add(event)
+            if step is not None:
                 return step
 
     def close(self) -> None:
         """End the request if it has not ended. May be called again."""
-        self._events.close()
+        if hasattr(self, "_events"):
+            self._events.close()
+        closed, self._closed = self._closed, None
+        if closed is not None:
+            closed()
 
     def __enter__(self) -> Stream:
         return self
@@ -269,35 +352,70 @@ class Stream(Iterator[Step]):
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        self.close()
+
     def result(self) -> Generation:
         """The finished text, the best of several first; what has not come yet is waited for, unless the stream was closed."""
         for _ in self:
             pass
-        config = self._request.config
-        found = [self._generation(i, text) for i, text in enumerate(self._texts)]
-        if config.best_of > 1:
-            found = _ranked(found, config.vote_pattern)[: config.num_return_sequences]
-        first, *others = found
-        return replace(first, others=tuple(others), search=self._search)
+        return self._assembly.result()
 
-    def _generation(self, index: int, text: _Text) -> Generation:
-        config, score = self._request.config, text.score
-        if config.best_of > 1 and score is not None:
-            score = score / max(1, len(text.steps))
-        return Generation(
-            prompt_ids=self._request.prompt_ids,
-            ids=tuple(step.id for step in text.steps),
-            text="".join(text.pieces),
-            stop=text.stop or CANCELLED,
-            steps=tuple(text.steps),
-            config=config,
-            seed=self._request.seed_of(index),
-            request_seed=self._request.seed,
-            notes=config.notes() + self._notes,
-            prefill_seconds=self._prefill_seconds,
-            decode_seconds=self._decode_seconds,
-            score=score,
-        )
+
+def run_jobs(
+    engine: Engine,
+    jobs: Iterable[Job],
+    submit: Callable[[Job], Request],
+    tokenizer: AnyTokenizer,
+    *,
+    n_begun: int,
+    notes: Callable[[GenerationConfig], Sequence[str]] = lambda config: (),
+    explain: Callable[[NumericError], NumericError] = lambda error: error,
+) -> Iterator[Outcome]:
+    """Many jobs through one engine, at most n_begun at a time; outcomes in the order in which they end.
+
+    Jobs are taken as there is room for them. Errors of a job are its outcome; dropping the iterator ends all that are begun.
+    """
+    queue, more = iter(jobs), True
+    begun: dict[int, tuple[Hashable, Assembly, float]] = {}
+    try:
+        while more or begun:
+            while more and len(begun) < n_begun:
+                job = next(queue, None)
+                if job is None:
+                    more = False
+                    break
+                try:
+                    request = submit(job)
+                except FanlightError as error:
+                    yield Outcome(job.key, None, error)
+                    continue
+                assembly = Assembly(request, tokenizer, notes(job.config))
+                begun[request.id] = (job.key, assembly, time.perf_counter())
+            try:
+                events = engine.step() if begun else []
+            except Exception:  # of the model: the requests in the pass have ended, and their events say so
+                events = engine.step()
+            for event in events:
+                key, assembly, started = begun[event.request_id]
+                if event.error is None:
+                    assembly.add(event)
+                _take_time(assembly, started)
+                if event.ends_request:
+                    del begun[event.request_id]
+                    fault = explain(event.error) if isinstance(event.error, NumericError) else event.error
+                    yield Outcome(key, None if fault else assembly.result(), fault)
+    finally:
+        for _, assembly, _ in begun.values():
+            engine.drop(assembly.request)
+
+
+def _take_time(assembly: Assembly, started: float) -> None:
+    """Among others, a text's time is what passes: until its first token, and from there on."""
+    seconds = time.perf_counter() - started
+    if not assembly.prefill_seconds:
+        assembly.prefill_seconds = seconds
+    assembly.decode_seconds = seconds - assembly.prefill_seconds
 
 
 def _ranked(found: Sequence[Generation], pattern: str | None) -> list[Generation]:

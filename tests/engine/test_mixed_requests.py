@@ -57,7 +57,9 @@ def engine(**options: Any) -> Engine:
     return engine_of(decoder, vocabulary=BYTES, eos_ids=(257, 10, 11, 12), **options)
 
 
-def submit(one: Engine, request: tuple[list[int], dict[str, Any], int, int], others: dict[str, FakeDecoder]) -> Any:
+def submit(
+    one: Engine, request: tuple[list[int], dict[str, Any], int, int], others: dict[str, FakeDecoder], priority: int = 0
+) -> Any:
     prompt, kind, n_new, seed = request
     options = {"max_new_tokens": n_new, "seed": seed, **kind}
     assistant = others["assistant"] if options.pop("assistant", False) else None
@@ -65,7 +67,7 @@ def submit(one: Engine, request: tuple[list[int], dict[str, Any], int, int], oth
         assert isinstance(one.decoder, FakeDecoder)
         assistant = one.decoder
     amateur = others["amateur"] if options.pop("amateur", False) else None
-    return one.submit(prompt, config_of(options), Helpers(assistant=assistant, amateur=amateur))
+    return one.submit(prompt, config_of(options), Helpers(assistant=assistant, amateur=amateur), priority=priority)
 
 
 def helpers() -> dict[str, FakeDecoder]:
@@ -92,6 +94,8 @@ def alone(request: tuple[list[int], dict[str, Any], int, int]) -> list[Outcome]:
     max_batch=st.sampled_from([1, 2, 5, 64]),
     n_pages=st.sampled_from([None, 0, 1, 5]),
     delays=st.lists(st.integers(0, 3), min_size=5, max_size=5),
+    prefix_bytes=st.sampled_from([0, 200, 2000]),
+    priorities=st.lists(st.integers(0, 2), min_size=5, max_size=5),
 )
 def test_every_request_gives_what_it_gives_alone(
     requests: list[tuple[list[int], dict[str, Any], int, int]],
@@ -100,14 +104,22 @@ def test_every_request_gives_what_it_gives_alone(
     max_batch: int,
     n_pages: int | None,
     delays: list[int],
+    prefix_bytes: int,
+    priorities: list[int],
 ) -> None:
     limit = None if n_pages is None else (-(-N_CTX // page_tokens) + n_pages) * 100  # a full window, and a little
-    one = engine(page_tokens=page_tokens, prefill_chunk=prefill_chunk, max_batch=max_batch, max_cache_bytes=limit)
+    one = engine(
+        page_tokens=page_tokens,
+        prefill_chunk=prefill_chunk,
+        max_batch=max_batch,
+        max_cache_bytes=limit,
+        prefix_bytes=prefix_bytes,
+    )
     others, submitted, events = helpers(), [], []
-    for request, delay in zip(requests, delays, strict=False):
+    for request, delay, priority in zip(requests, delays, priorities, strict=False):
         for _ in range(delay):
             events += one.step()
-        submitted.append(submit(one, request, others))
+        submitted.append(submit(one, request, others, priority))
     n_steps = 0
     while one.has_work:
         events += one.step()
@@ -122,13 +134,21 @@ def test_every_request_gives_what_it_gives_alone(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    requests=REQUESTS, leaving=st.sets(st.integers(0, 4)), after=st.integers(0, 6), n_pages=st.sampled_from([None, 1])
+    requests=REQUESTS,
+    leaving=st.sets(st.integers(0, 4)),
+    after=st.integers(0, 6),
+    n_pages=st.sampled_from([None, 1]),
+    prefix_bytes=st.sampled_from([0, 700]),
 )
 def test_requests_that_leave_change_nothing_for_the_others(
-    requests: list[tuple[list[int], dict[str, Any], int, int]], leaving: set[int], after: int, n_pages: int | None
+    requests: list[tuple[list[int], dict[str, Any], int, int]],
+    leaving: set[int],
+    after: int,
+    n_pages: int | None,
+    prefix_bytes: int,
 ) -> None:
     limit = None if n_pages is None else (-(-N_CTX // 4) + n_pages) * 100
-    one, others = engine(prefill_chunk=5, max_cache_bytes=limit), helpers()
+    one, others = engine(prefill_chunk=5, max_cache_bytes=limit, prefix_bytes=prefix_bytes), helpers()
     submitted = [submit(one, request, others) for request in requests]
     events = [event for _ in range(after) for event in one.step()]
     for i in leaving & set(range(len(submitted))):

@@ -59,7 +59,7 @@ def written(model: Model, options: dict[str, Any], every: int = 1) -> tuple[list
         assert event.decision is not None
         ids[event.request_id].append(event.id)
         n_right += event.decision.guess is not None and event.decision.guess.right
-    assert engine.cache.pool.n_pages == 0
+    assert engine.cache.pool.n_pages == engine.cache.n_kept
     return ids, n_right
 
 

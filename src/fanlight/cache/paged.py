@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fanlight.cache.prefixes import PrefixTree
 from fanlight.errors import ContextOverflow, OptionError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from fanlight.kernels.ops import KVBatch, KVPool
 
 
@@ -23,10 +23,14 @@ class CacheSlot:
 
 
 class PagedCache:
-    """Pages of one pool, lent to slots. A page may serve several slots that begin alike; who writes has it to itself."""
+    """Pages of one pool, lent to slots. A page may serve several slots that begin alike; who writes has it to itself.
 
-    def __init__(self, pool: KVPool, n_ctx: int, max_bytes: int | None = None) -> None:
-        """A slot holds up to n_ctx positions, or fewer if max_bytes does not hold that many.
+    Beginnings that were computed are kept for slots to come, as long as nobody else needs the room.
+    """
+
+    def __init__(self, pool: KVPool, n_ctx: int, max_bytes: int | None = None, prefix_bytes: int = 0) -> None:
+        """A slot holds up to n_ctx positions, or fewer if max_bytes does not hold that many. prefix_bytes: what beginnings
+        may keep that no slot holds; 0: none is kept.
 
         Raises OptionError if max_bytes is less than one page.
         """
@@ -34,12 +38,21 @@ class PagedCache:
         self.page_tokens = pool.page_tokens
         self.max_pages: int | None = None
         self.n_ctx = n_ctx
-        self._shared: dict[int, int] = {}  # page -> how many slots hold it, where more than one does
+        self._shared: dict[int, int] = {}  # page -> how many hold it (slots, and the prefixes), where more than one does
+        n_kept = prefix_bytes // pool.page_bytes
+        self.prefixes = (
+            PrefixTree(pool.page_tokens, n_kept, hold=self._hold, let_go=self._let_go) if n_kept > 0 else None
+        )
         if max_bytes is not None:
             self.max_pages = max_bytes // pool.page_bytes
             if self.max_pages < 1:
                 raise OptionError(f"the cache limit must hold a page, {pool.page_bytes} bytes: got {max_bytes}")
             self.n_ctx = min(n_ctx, self.max_pages * self.page_tokens)
+
+    @property
+    def n_kept(self) -> int:
+        """Pages that beginnings are kept in, whether slots use them too or not."""
+        return self.prefixes.n_pages if self.prefixes is not None else 0
 
     def open(self) -> CacheSlot:
         """An empty slot. It holds no page until `reserve`."""
@@ -51,14 +64,37 @@ class PagedCache:
         twin.length = slot.length
         twin.pages = slot.pages[: -(-slot.length // self.page_tokens)]
         for page in twin.pages:
-            self._shared[page] = self._shared.get(page, 1) + 1
+            self._hold(page)
         return twin
 
+    def adopt(self, slot: CacheSlot, ids: Sequence[int], limit: int) -> int:
+        """Fill an empty slot with what is known of ids[:limit]; how many positions that is."""
+        assert not slot.pages, "adopt() needs an empty slot"
+        if self.prefixes is None or limit <= 0:
+            return 0
+        slot.length, pages = self.prefixes.find(ids, limit)
+        slot.pages = list(pages)
+        for page in pages:
+            self._hold(page)
+        return slot.length
+
+    def remember(self, slot: CacheSlot, ids: Sequence[int]) -> None:
+        """Keep the first positions of a slot, which these ids stand for, for slots to come."""
+        assert len(ids) <= slot.length, "remember() of what is not computed"
+        if self.prefixes is not None and ids:
+            self.prefixes.insert(ids, slot.pages)
+
     def reserve(self, slot: CacheSlot, n_new: int) -> bool:
-        """Make room for n_new positions more; False if the cache is full (a page may have been made the slot's own by then).
+        """Make room for n_new positions more, if need be at the cost of beginnings that are kept; False if the cache is full.
 
         Raises ContextOverflow beyond n_ctx.
         """
+        while not self._reserve(slot, n_new):
+            if self.prefixes is None or not self.prefixes.forget_oldest():
+                return False
+        return True
+
+    def _reserve(self, slot: CacheSlot, n_new: int) -> bool:
         n_total = slot.length + n_new
         n_missing = -(-n_total // self.page_tokens) - len(slot.pages)
         written = range(slot.length // self.page_tokens, len(slot.pages)) if self._shared and n_new else ()
@@ -104,6 +140,9 @@ class PagedCache:
         """Forget the positions from `length` on, and keep the pages: they will be written again."""
         assert 0 <= length <= slot.length, "rewind() cannot lengthen a slot"
         slot.length = length
+
+    def _hold(self, page: int) -> None:
+        self._shared[page] = self._shared.get(page, 1) + 1
 
     def _let_go(self, page: int) -> None:
         holders = self._shared.get(page, 1)

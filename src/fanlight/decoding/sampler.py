@@ -46,7 +46,7 @@ def describe(
     logit: its own. stats: the row's. leading: the row's largest logits, if they are known.
     """
     logprob = logit - stats.logsumexp
-    if stats.n_kept == 1:
+    if stats.n_kept == 1 and logit == stats.max:
         return Choice(token, logprob, 0, None)
     if logit < stats.max:
         return Choice(token, logprob, ops.rank(logits, token), logit - stats.max)

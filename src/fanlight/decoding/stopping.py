@@ -21,6 +21,7 @@ __all__ = [
     "StopRules",
     "StopStrings",
     "asked_to_stop",
+    "stop_given",
     "stop_max_new_tokens",
     "stop_string",
 ]
@@ -41,6 +42,11 @@ def _where(mid_sentence: bool | None) -> str:
 def stop_max_new_tokens(n: int, mid_sentence: bool | None = None) -> Stop:
     """The request asked for no more. mid_sentence: whether the text breaks off within a sentence; None: there is no text."""
     return Stop(StopReason.MAX_NEW_TOKENS, f"cut off by max_new_tokens={n}{_where(mid_sentence)}")
+
+
+def stop_given(n: int) -> Stop:
+    """A text that was given, not written, ends."""
+    return Stop(StopReason.GIVEN, f"the given text ends after {_tokens(n)}")
 
 
 def stop_string(string: str, n_new: int) -> Stop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fanlight.cache.paged import PagedCache
@@ -18,15 +19,30 @@ Kind = tuple[tuple[int, ...], bool, int | None]
 PLAIN: Kind = ((), False, None)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How much an engine does at once, and keeps. See Engine."""
+
+    prefill_chunk: int
+    prefill_beside: int
+    max_batch: int
+    max_cache_bytes: int | None
+    prefix_bytes: int
+    cache_type: str | None
+
+
 class Lane:
     """What belongs to one model."""
 
-    def __init__(
-        self, decoder: Decoder, *, prefill_chunk: int, max_batch: int, max_cache_bytes: int | None = None
-    ) -> None:
+    def __init__(self, decoder: Decoder, sizes: Sizes) -> None:
         self.decoder = decoder
-        self.cache = PagedCache(decoder.new_pool(), decoder.config.n_ctx, max_cache_bytes)
-        self.scheduler = Scheduler(self.cache, prefill_chunk=prefill_chunk, max_batch=max_batch)
+        self.cache = PagedCache(decoder.new_pool(), decoder.config.n_ctx, sizes.max_cache_bytes, sizes.prefix_bytes)
+        self.scheduler = Scheduler(
+            self.cache,
+            prefill_chunk=sizes.prefill_chunk,
+            prefill_beside=sizes.prefill_beside,
+            max_batch=sizes.max_batch,
+        )
 
     def compute(self, work: Iterable[Work]) -> list[Sequence]:
         """Run the planned passes, one for all that want the same of the model; the sequences that have their answer now."""
@@ -70,6 +86,7 @@ class Lane:
             if watch is not None:
                 self._keep(sequence, watch, (begin, n_new), (at, n_logits))
             at += n_logits
+            sequence.run.n_computed += n_new
             sequence.computed()
 
     def _keep(self, sequence: Sequence, watch: Watch, rows: tuple[int, int], logit_rows: tuple[int, int]) -> None:

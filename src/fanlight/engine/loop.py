@@ -10,17 +10,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fanlight.decoding.config import GenerationConfig
 from fanlight.decoding.step import StepSettings
-from fanlight.decoding.stopping import CANCELLED, StopRules, stop_max_new_tokens
+from fanlight.decoding.stopping import CANCELLED, StopRules, stop_given, stop_max_new_tokens
 from fanlight.decoding.strategies.base import AMATEUR, ASSISTANT, MAIN
-from fanlight.decoding.strategies.choose import start, strategy_of
-from fanlight.engine.lane import Lane
+from fanlight.decoding.strategies.choose import check_given, start, strategy_of
+from fanlight.engine.lane import Lane, Sizes
 from fanlight.engine.output import Output
 from fanlight.engine.preparing import Prepared, Preparer
-from fanlight.engine.request import DetokenizerFactory, Helpers, Request, StepEvent, checked_ids, seed_of
+from fanlight.engine.request import DetokenizerFactory, Helpers, Request, StepEvent, Usage, checked_ids, seed_of
 from fanlight.engine.run import Run
 from fanlight.errors import ContextOverflow, FanlightError, OptionError
 
@@ -30,6 +30,20 @@ if TYPE_CHECKING:
     from fanlight.decoding.constraints import Vocabulary
     from fanlight.engine.scheduler import Work
     from fanlight.models.base import Decoder
+
+
+PRIORITY_PASSES = 100
+"""Passes that a step of priority is worth in the queue."""
+
+
+class Ready(NamedTuple):
+    """A request that was checked, with its constraint compiled."""
+
+    prepared: Prepared
+    config: GenerationConfig
+    helpers: Helpers
+    priority: int
+    given: tuple[int, ...] | None
 
 
 class Engine:
@@ -45,27 +59,38 @@ class Engine:
         token_text: Callable[[int], str] | None = None,
         vocabulary: Callable[[], Vocabulary] | None = None,
         prefill_chunk: int = 512,
+        prefill_beside: int = 128,
         max_batch: int = 64,
         max_cache_bytes: int | None = None,
+        prefix_bytes: int = 0,
+        cache_type: str | None = None,
     ) -> None:
         """eos_ids: the model's own. detokenizer_factory: makes each request's ids-to-text stream; None: no text.
 
         token_label: a token as a word, for messages. token_text: its text, for settings that speak of texts. vocabulary: all
-        tokens' bytes, for grammars. prefill_chunk: prompt tokens in one pass. max_batch: sequences that run at once.
-        max_cache_bytes limits the KV cache: sequences then wait for each other, and the window may be shorter than the
-        model's. Raises OptionError.
+        tokens' bytes, for grammars. prefill_chunk: prompt tokens in one pass, prefill_beside: in one in which other texts grow.
+        max_batch: sequences that run at once. max_cache_bytes limits the KV cache: sequences then wait for each other, and the
+        window may be shorter than the model's. prefix_bytes: what the beginnings of texts may keep in it, for requests that
+        begin alike. cache_type: what keys and values are kept as, see CACHE_TYPES. Raises OptionError.
         """
         self.decoder = decoder
         self.ops = decoder.ops
-        self._sizes = {"prefill_chunk": prefill_chunk, "max_batch": max_batch}
-        main = Lane(decoder, max_cache_bytes=max_cache_bytes, **self._sizes)
+        self._sizes = Sizes(
+            prefill_chunk=prefill_chunk,
+            prefill_beside=prefill_beside,
+            max_batch=max_batch,
+            max_cache_bytes=max_cache_bytes,
+            prefix_bytes=prefix_bytes,
+            cache_type=cache_type,
+        )
+        main = Lane(decoder, self._sizes)
         self._lanes: dict[int, Lane] = {id(decoder): main}
         self.cache, self.scheduler = main.cache, main.scheduler
         self.n_ctx = self.cache.n_ctx
         self.eos_ids = self._check_ids("eos_ids", eos_ids)
         self._preparer = Preparer(decoder, eos_ids=self.eos_ids, token_text=token_text, vocabulary=vocabulary)
         self._detokenizer_factory, self._token_label = detokenizer_factory, token_label
-        self._n_requests = 0
+        self._n_requests = self._n_passes = 0
         self._is_ready = False  # whether a request has events that came without a pass
         self._live: dict[int, Run] = {}  # until the last event is handed out
         self._streams: dict[int, deque[StepEvent]] = {}
@@ -73,14 +98,36 @@ class Engine:
     # -- asking -----------------------------------------------------------------------------------------------------
 
     def submit(
-        self, prompt_ids: Iterable[int], config: GenerationConfig | None = None, helpers: Helpers | None = None
+        self,
+        prompt_ids: Iterable[int],
+        config: GenerationConfig | None = None,
+        helpers: Helpers | None = None,
+        *,
+        priority: int = 0,
+        given: Iterable[int] | None = None,
     ) -> Request:
-        """Queue a request. helpers: other models that it wants beside this one.
+        """Queue a request. helpers: other models that it wants beside this one. given: a text to take account of, instead of
+        one to be written. priority: a request goes before those that came up to PRIORITY_PASSES passes earlier for each step
+        of it, and may take their place; since that is all it does, nobody waits forever.
 
         Raises OptionError for ids that the model does not have and for settings that contradict each other, ContextOverflow
         for too many ids, and what a constraint raises that cannot be compiled.
         """
+        return self.admit(self.prepare(prompt_ids, config, helpers, priority=priority, given=given))
+
+    def prepare(
+        self,
+        prompt_ids: Iterable[int],
+        config: GenerationConfig | None = None,
+        helpers: Helpers | None = None,
+        *,
+        priority: int = 0,
+        given: Iterable[int] | None = None,
+    ) -> Ready:
+        """All of `submit` that may take a while or go wrong. May be called in any thread."""
         config, helpers = config or GenerationConfig(), helpers or Helpers()
+        if isinstance(priority, bool) or not isinstance(priority, int):
+            raise OptionError(f"priority must be a whole number: got {priority!r:.80}")
         ids = self._check_ids("prompt_ids", prompt_ids)
         if not ids:
             raise OptionError(
@@ -93,25 +140,44 @@ class Engine:
             self._check_length(
                 "the negative prompt", len(self._check_ids("negative_prompt_ids", config.negative_prompt_ids))
             )
-        strategy_of(config, has_assistant=helpers.assistant is not None, has_amateur=helpers.amateur is not None)
+        with_helpers = {"has_assistant": helpers.assistant is not None, "has_amateur": helpers.amateur is not None}
+        strategy = strategy_of(config, **with_helpers)
         if config.negative_prompt is not None and config.negative_prompt_ids is None:
             raise OptionError(
                 "negative_prompt is a text, which an engine cannot cut into tokens: give negative_prompt_ids"
             )
-        return self._admit(self._preparer.prepare(config, ids), config, helpers)
+        for name, decoder in ((ASSISTANT, helpers.assistant), (AMATEUR, helpers.amateur)):
+            if decoder is not None:
+                self._check_vocabulary(name, decoder)
+        text = None
+        if given is not None:
+            text = self._check_ids("given", given)
+            check_given(config, strategy, text, len(ids), self.n_ctx, **with_helpers)
+        return Ready(self._preparer.prepare(config, ids), config, helpers, priority, text)
 
-    def _admit(self, prepared: Prepared, config: GenerationConfig, helpers: Helpers) -> Request:
+    def admit(self, ready: Ready) -> Request:
+        """Queue what `prepare` made. Raises OptionError or ContextOverflow where lengths do not fit together."""
+        prepared, config, helpers, priority, given = ready
         ids, eos_ids = prepared.ids, prepared.eos_ids
-        request = Request(id=self._n_requests, prompt_ids=ids, config=config, seed=seed_of(config), helpers=helpers)
+        request = Request(
+            id=self._n_requests,
+            prompt_ids=ids,
+            config=config,
+            seed=seed_of(config),
+            helpers=helpers,
+            priority=priority,
+            given=given,
+        )
         lanes = {MAIN: self._lanes[id(self.decoder)]}
         for name, decoder in ((ASSISTANT, helpers.assistant), (AMATEUR, helpers.amateur)):
             if decoder is not None:
-                lanes[name] = self._lane(name, decoder)
+                lanes[name] = self._lane(decoder)
         n_ctx, n_beside, whose = self._window(config, len(ids), lanes)
+        new_tokens = config.new_tokens if given is None else len(given)
         rules = StopRules(
-            eos_ids=frozenset() if config.ignore_eos else frozenset(eos_ids),
-            max_new_tokens=config.new_tokens,
-            max_length=config.max_length if config.new_tokens is None else None,
+            eos_ids=frozenset() if config.ignore_eos or given is not None else frozenset(eos_ids),
+            max_new_tokens=new_tokens,
+            max_length=config.max_length if new_tokens is None else None,
             n_ctx=n_ctx,
             n_beside=n_beside,
             whose=whose,
@@ -119,7 +185,7 @@ class Engine:
             max_time=config.max_time,
             token_label=self._token_label,
         )
-        if config.new_tokens is None and config.max_length is not None and len(ids) >= config.max_length:
+        if new_tokens is None and config.max_length is not None and len(ids) >= config.max_length:
             raise OptionError(
                 f"the prompt has {len(ids)} tokens, max_length={config.max_length} leaves room for none; raise it"
             )
@@ -131,7 +197,14 @@ class Engine:
             others=frozenset(lanes),
         )
         settings = [StepSettings.of(config, replace(around, seed=request.seed_of(i))) for i in range(request.n_outputs)]
-        run = Run(request, lanes=lanes, settings=settings, rules=rules, detokenizer_factory=self._detokenizer_factory)
+        run = Run(
+            request,
+            lanes=lanes,
+            settings=settings,
+            rules=rules,
+            rank=(self._n_passes - priority * PRIORITY_PASSES, request.id),
+            detokenizer_factory=self._detokenizer_factory,
+        )
         put = run.events.append
         for i in range(request.n_outputs):
             detokenizer = self._detokenizer_factory(ids) if self._detokenizer_factory else None
@@ -141,19 +214,19 @@ class Engine:
         self._n_requests += 1
         self._live[request.id] = run
         self._is_ready = True
-        if config.new_tokens == 0:
-            run.end(stop_max_new_tokens(0))
+        if new_tokens == 0:
+            run.end(stop_max_new_tokens(0) if given is None else stop_given(0))
         else:
             forced = prepared.constraint.likely if prepared.constraint is not None else None
-            run.begin(
-                start(
-                    run,
-                    settings,
-                    forced=forced,
-                    has_assistant=helpers.assistant is not None,
-                    has_amateur=helpers.amateur is not None,
-                )
+            steps = start(
+                run,
+                settings,
+                given=given,
+                forced=forced,
+                has_assistant=helpers.assistant is not None,
+                has_amateur=helpers.amateur is not None,
             )
+            run.begin(steps)
         return request
 
     def cancel(self, request: Request) -> None:
@@ -162,6 +235,16 @@ class Engine:
         if run is not None and not run.ended:
             run.end(CANCELLED)
             self._is_ready = True
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests of which nothing is computed yet."""
+        return sum(not run.n_computed and not run.ended for run in self._live.values())
+
+    def drop_helpers(self) -> None:
+        """Let go of other models, and what was computed by them. Only while no request is on its way."""
+        assert not self._live, "drop_helpers() while a request is on its way"
+        self._lanes = {id(self.decoder): self._lanes[id(self.decoder)]}
 
     @property
     def has_work(self) -> bool:
@@ -179,6 +262,7 @@ class Engine:
         and the requests in it end in the same way: the next step hands out their events.
         """
         events = self._collect() if self._is_ready else []
+        self._n_passes += 1
         for lane in tuple(self._lanes.values()):
             work: list[Work] = []
             try:
@@ -227,7 +311,8 @@ class Engine:
             last = run.events[-1] if run.ended else None
             for event in run.events:
                 if event is last:
-                    events.append(event._replace(search=run.search) if run.search is not None else event)
+                    usage = Usage(run.n_reused, run.n_computed)
+                    events.append(event._replace(search=run.search, usage=usage))
                 else:
                     events.append(event._replace(is_last=False) if event.stop is not None else event)
             run.events.clear()
@@ -255,8 +340,8 @@ class Engine:
                 self._live.pop(event.request_id, None)
                 self._streams.pop(event.request_id, None)
 
-    def _forget(self, request: Request) -> None:
-        """End a request that no one listens to any more: no event."""
+    def drop(self, request: Request) -> None:
+        """End a request that no one listens to any more: no event. Nothing happens if it has ended."""
         self._streams.pop(request.id, None)
         run = self._live.pop(request.id, None)
         if run is not None and not run.ended:
@@ -264,15 +349,17 @@ class Engine:
 
     # -- checks and preparations ------------------------------------------------------------------------------------
 
-    def _lane(self, name: str, decoder: Decoder) -> Lane:
+    def _lane(self, decoder: Decoder) -> Lane:
+        if id(decoder) not in self._lanes:
+            self._lanes[id(decoder)] = Lane(decoder, replace(self._sizes, cache_type=None))
+        return self._lanes[id(decoder)]
+
+    def _check_vocabulary(self, name: str, decoder: Decoder) -> None:
         if decoder.config.n_vocab != self.decoder.config.n_vocab:
             raise OptionError(
                 f"{name}: its vocabulary has {decoder.config.n_vocab} tokens, the model's {self.decoder.config.n_vocab}; "
                 "it must be the same vocabulary"
             )
-        if id(decoder) not in self._lanes:
-            self._lanes[id(decoder)] = Lane(decoder, **self._sizes)
-        return self._lanes[id(decoder)]
 
     def _check_ids(self, what: str, ids: Iterable[int]) -> tuple[int, ...]:
         return checked_ids(what, ids, self.decoder.config.n_vocab)
@@ -325,7 +412,7 @@ class EventStream(Iterator[StepEvent]):
         """End the request if it has not ended. May be called again."""
         if self._open:
             self._open = False
-            self._engine._forget(self.request)
+            self._engine.drop(self.request)
 
     def __enter__(self) -> EventStream:
         return self

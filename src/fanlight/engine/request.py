@@ -70,6 +70,9 @@ class Request:
     seed: int
     """config.seed, or the one drawn for this request: with it the text can be made again."""
     helpers: Helpers = field(default_factory=Helpers)
+    priority: int = 0
+    given: tuple[int, ...] | None = None
+    """A text that is not chosen but given: the account is of it."""
 
     @property
     def n_outputs(self) -> int:
@@ -79,6 +82,15 @@ class Request:
     def seed_of(self, output: int) -> int:
         """What the noise of one of its texts is drawn with; the first one's is `seed`, the others survive JSON."""
         return (self.seed + output * 0x9E3779B97F4A7C15) % 2**48 if output else self.seed
+
+
+class Usage(NamedTuple):
+    """What a request cost."""
+
+    n_reused: int
+    """Tokens whose keys and values were there already, from requests before it or beside it."""
+    n_computed: int
+    """Tokens that went through the model, guesses and repetitions after an eviction included."""
 
 
 class StepEvent(NamedTuple):
@@ -104,6 +116,8 @@ class StepEvent(NamedTuple):
     """With `stop`: what texts of one request are compared by, if they are."""
     search: SearchRecord | None = None
     """With the last `stop`: the tree that a search went through, if it was recorded."""
+    usage: Usage | None = None
+    """With the request's last event."""
 
     @property
     def ends_request(self) -> bool:

@@ -31,6 +31,10 @@ LONGEST_CHARACTER = 4
 """Tokens that one character may be spread over."""
 
 
+KEPT_LINES = 8
+"""Of a request that ends with all its lines open, such as a search's, how many others may go on from."""
+
+
 class Run:
     """One request's state."""
 
@@ -41,9 +45,10 @@ class Run:
         lanes: dict[str, Lane],
         settings: Sequence[StepSettings],
         rules: StopRules,
+        rank: tuple[int, int],
         detokenizer_factory: DetokenizerFactory | None = None,
     ) -> None:
-        """lanes: by the names that strategies use. settings: one for each text."""
+        """lanes: by the names that strategies use. settings: one for each text. rank: its place in the queue."""
         self._detokenizer_factory = detokenizer_factory
         self.request = request
         self.lanes = lanes
@@ -58,6 +63,10 @@ class Run:
         self.lines: list[Line] = []
         self.search: SearchRecord | None = None
         """What a search leaves behind of its tree."""
+        self.rank = rank
+        """See Scheduler."""
+        self.n_reused = self.n_computed = 0
+        """Positions that came from what others had computed; those that passes have computed."""
         self.ended = False
         self.events: list[StepEvent] = []
         """Not handed out yet."""
@@ -84,10 +93,12 @@ class Run:
         line.lane.scheduler.join(twin, line)
         return twin
 
-    def close(self, line: AnyLine) -> None:
+    def close(self, line: AnyLine, *, keep: bool = False) -> None:
         """See Host."""
         assert isinstance(line, Line)
         if not line.closed:
+            if keep:
+                line.remember(whole=True)
             line.closed, line.want = True, None
             line.lane.scheduler.remove(line)
             self.lines.remove(line)
@@ -179,20 +190,20 @@ class Run:
             line.ask(want)
             line.lane.scheduler.add(line)
 
-    def finish(self) -> None:
-        """The strategy has returned, or the request ends now: everything is given back."""
+    def finish(self, *, keep: bool = True) -> None:
+        """The strategy has returned, or the request ends now: everything is given back. keep: it is sound, for others to go on."""
         self.ended = True
         if self.steps is not None:
             self.steps.close()
-        for line in tuple(self.lines):
-            self.close(line)
+        for i, line in enumerate(tuple(self.lines)):
+            self.close(line, keep=keep and i < KEPT_LINES)
 
     def fail(self, error: FanlightError) -> None:
         """End with an error."""
         from fanlight.engine.request import StepEvent
 
         n_new = max((output.n_new for output in self.outputs), default=0)
-        self.finish()
+        self.finish(keep=False)
         self.events.append(StepEvent(self.request.id, n_new, None, None, "", None, error))
 
     def end(self, stop: Stop) -> None:

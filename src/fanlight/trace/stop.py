@@ -18,6 +18,7 @@ class StopReason(Enum):
     LOOP = "loop"
     CONTEXT_WINDOW = "context_window"
     CANCELLED = "cancelled"
+    GIVEN = "given"
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,8 +100,8 @@ class Host(Protocol):
     def fork(self, line: Line) -> Line:
         """A line that shares all that is computed."""
 
-    def close(self, line: Line) -> None:
-        """Give back what it holds."""
+    def close(self, line: Line, *, keep: bool = False) -> None:
+        """Give back what it holds. keep: another request may well go on from this text."""
 
     def cut(self, line: Line, length: int) -> None:
         """Forget its ids from `length` on."""

@@ -11,7 +11,7 @@ from fanlight.decoding.contrasts import LAYERS, NEGATIVE, Dola
 from fanlight.decoding.strategies.base import AMATEUR, Host, Line, Steps
 from fanlight.decoding.strategies.drafts import DEFAULT_NGRAM, EarlyExit, Forced, ModelDraft, PromptLookup
 from fanlight.decoding.strategies.sampling import Beside, Drafter, sample_many
-from fanlight.errors import OptionError
+from fanlight.errors import ContextOverflow, OptionError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -108,16 +108,61 @@ def _check_beams(config: GenerationConfig) -> None:
         raise OptionError("force_words_ids draws nothing: set do_sample to false")
 
 
+def check_given(
+    config: GenerationConfig,
+    strategy: str,
+    given: Sequence[int],
+    n_prompt: int,
+    n_ctx: int,
+    *,
+    has_assistant: bool = False,
+    has_amateur: bool = False,
+) -> None:
+    """Whether account can be taken of a given text with these settings. Errors: OptionError, ContextOverflow."""
+    clashes = {
+        strategy: strategy != SAMPLING,
+        "an assistant": has_assistant,
+        "an amateur": has_amateur,
+        "guidance_scale": config.guidance_scale != 1,
+        "dola_layers": config.dola_layers is not None,
+        "num_return_sequences": config.num_return_sequences > 1,
+        "best_of": config.best_of > 1,
+        "token_healing": config.token_healing,
+        "stop_strings": bool(config.stop_strings),
+        "stopping_criteria": bool(config.stopping_criteria),
+        "loop_repeats": config.loop_repeats > 0,
+        "prompt_lookup_num_tokens": config.prompt_lookup_num_tokens is not None,
+        "assistant_early_exit": config.assistant_early_exit is not None,
+        "output_hidden_states": config.output_hidden_states,
+    }
+    for name, is_set in clashes.items():
+        if is_set:
+            raise OptionError(f"{name} cannot be combined with a given text, of which every token is known; leave it out")
+    n = n_prompt + max(0, len(given) - 1)
+    if n > n_ctx:
+        raise ContextOverflow(
+            f"the prompt has {n_prompt} tokens and the given text {len(given)}, the context window holds {n_ctx}; "
+            "shorten one of them"
+        )
+
+
 def start(
     host: Host,
     settings: Sequence[StepSettings],
     *,
+    given: Sequence[int] | None = None,
     forced: Callable[[Sequence[int]], list[int]] | None = None,
     has_assistant: bool = False,
     has_amateur: bool = False,
 ) -> Steps:
-    """The generator for this request. settings: one for each text. forced: a grammar's tokens without a choice."""
+    """The generator for this request. settings: one for each text. given: a text to take account of. forced: a grammar's
+    tokens without a choice.
+    """
     config = host.config
+    if given is not None:
+        from fanlight.decoding.strategies.given import take_account
+
+        return take_account(host, given)
     kind = strategy_of(config, has_assistant=has_assistant, has_amateur=has_amateur)
     if kind == BEAMS:
         from fanlight.decoding.strategies.beams import search

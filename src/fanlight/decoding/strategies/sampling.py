@@ -95,7 +95,7 @@ def sample(
                 output.score = (output.score or 0.0) + _logprob(row, token, settings)
             if output.emit(token, decision) is not None:
                 for each in lines:
-                    host.close(each)
+                    host.close(each, keep=True)
                 return
             if not right:
                 break
