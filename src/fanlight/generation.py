@@ -91,6 +91,8 @@ class Speculation(NamedTuple):
     n_right: int
     n_steps: int
     """Tokens of the text; those that were not guessed right cost a pass each."""
+    seconds_saved: float | None = None
+    """Of the request, against passes that guess nothing, of which it has a few; None if it had none."""
 
     @property
     def share(self) -> float:
@@ -151,7 +153,10 @@ class Generation:
     def speculation(self) -> Speculation | None:
         """How well it was guessed ahead; None if nothing was."""
         guesses = [step.decision.guess for step in self.steps if step.decision.guess is not None]
-        return Speculation(len(guesses), sum(guess.right for guess in guesses), len(self.steps)) if guesses else None
+        if not guesses:
+            return None
+        n_right = sum(guess.right for guess in guesses)
+        return Speculation(len(guesses), n_right, len(self.steps), self.usage.seconds_saved)
 
     @property
     def logits(self) -> NDArray[np.float32]:

@@ -294,29 +294,51 @@ def test_lookup_finds_what_followed_the_longest_match_that_came_last(
     ids: list[int], n_gram: int, n_tokens: int, cuts: list[int], room: int
 ) -> None:
     """However the text grew."""
-    lookup = PromptLookup(n_tokens, n_gram)
+    lookup = PromptLookup(n_tokens, n_gram, lambda: 0.01)
     for cut in cuts:
         list(lookup.guess(ids[:cut], None, room))  # type: ignore[arg-type, call-overload]
     steps = lookup.guess(ids, None, room)  # type: ignore[arg-type]
     with pytest.raises(StopIteration) as returned:
         next(steps)
-    length = min(room, n_tokens, 3)
     expected: list[int] = []
     for n in range(min(n_gram, len(ids) - 1), 0, -1):
         ends = [end for end in range(n, len(ids)) if ids[end - n : end] == ids[len(ids) - n :]]
         if ends:
-            expected = ids[ends[-1] : ends[-1] + length]
+            longest = {1: 3, 2: 9, 3: 16, 4: 28}[n]  # 0.3^n, 0.6^n, 0.75^n, 0.85^n are above 0.01
+            expected = ids[ends[-1] : ends[-1] + min(room, n_tokens, longest)]
             break
     assert returned.value.value == expected
 
 
-def test_a_lookup_guesses_more_after_success_and_less_after_failure() -> None:
-    lookup = PromptLookup(10, 1)
+def lookup_lengths(lookup: PromptLookup, outcomes: Sequence[int]) -> list[int]:
+    """How long its guesses are, if of each so many are right."""
     lengths = []
-    for n_right in (3, 6, 10, 10, 2, 0, 1):
+    for n_right in outcomes:
         with pytest.raises(StopIteration) as returned:
-            next(lookup.guess([1, *range(2, 20), 1], None, 99))  # type: ignore[arg-type]
+            next(lookup.guess([1, *range(2, 40), 1], None, 99))  # type: ignore[arg-type]
         n = len(returned.value.value)
         lengths.append(n)
-        lookup.learn([], n, min(n, n_right))
-    assert lengths == [3, 6, 10, 10, 10, 3, 1]
+        if n:
+            lookup.learn([], n, min(n, n_right))
+    return lengths
+
+
+def test_a_lookup_guesses_more_after_success_and_less_after_failure() -> None:
+    lengths = lookup_lengths(PromptLookup(10, 1, lambda: 0.14), [99] * 9 + [0] * 40)
+    assert lengths[0] == 1
+    assert lengths[:10] == sorted(lengths[:10])
+    assert lengths[9] == 10
+    assert lengths[9:25] == sorted(lengths[9:25], reverse=True)
+    assert 0 in lengths[20:]
+    assert 1 in lengths[lengths.index(0, 20) :], "it looks again, now and then"
+
+
+def test_a_lookup_guesses_less_the_more_a_row_costs() -> None:
+    first = [
+        lookup_lengths(PromptLookup(99, 1, lambda cost=cost: cost), [0])[0] for cost in (0.001, 0.1, 0.29, 0.31, 1)
+    ]  # type: ignore[misc]
+    assert first == [5, 1, 1, 0, 0]
+    sure = [lookup_lengths(PromptLookup(99, 1, lambda cost=cost: cost), [99] * 30)[-1] for cost in (0.1, 0.5, 0.9, 1)]  # type: ignore[misc]
+    assert sure == sorted(sure, reverse=True)
+    assert sure[0] > 20
+    assert sure[-1] == 0

@@ -150,7 +150,10 @@ def summary(result: Generation, interrupted: bool = False) -> str:
         parts.append(f"decode at {(n_new - 1) / result.decode_seconds:.0f} tok/s")
     if result.speculation is not None:
         found = result.speculation
-        parts.append(f"{found.n_right} of {found.n_guessed} guesses right, {found.tokens_per_pass:.1f} tokens a pass")
+        saved = f", {found.seconds_saved:.2f} s saved" if found.seconds_saved is not None else ""
+        parts.append(
+            f"{found.n_right} of {found.n_guessed} guesses right, {found.tokens_per_pass:.1f} tokens a pass{saved}"
+        )
     if result.config.samples:
         parts.append(f"seed {result.request_seed}")
     return "[" + " | ".join(parts) + "]"

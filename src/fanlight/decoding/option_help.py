@@ -87,7 +87,7 @@ HELP: Mapping[str, str] = {
     "constraints": "the same as objects with token_ids",
     "use_cache": "keep keys and values of earlier tokens; otherwise all is computed again at each token",
     "prompt_lookup_num_tokens": "guess up to N next tokens from repeats in the text: same text, sooner",
-    "max_matching_ngram_size": "how long a repeat to look for (default: 2)",
+    "max_matching_ngram_size": "how long a repeat to look for (default: 8)",
     "num_assistant_tokens": "how many tokens an assistant model guesses at once",
     "num_assistant_tokens_schedule": "heuristic: guess more after success, fewer after failure",
     "assistant_confidence_threshold": "an assistant stops guessing below this probability",

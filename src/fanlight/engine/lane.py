@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fanlight.cache.paged import PagedCache
+from fanlight.decoding.strategies.base import MAIN
 from fanlight.engine.scheduler import Scheduler, Work
 from fanlight.models.base import FINAL, Watch
 
@@ -36,6 +37,8 @@ class Lane:
 
     def __init__(self, decoder: Decoder, sizes: Sizes) -> None:
         self.decoder = decoder
+        self.n_sequences = 0
+        """In the last pass."""
         self.cache = PagedCache(decoder.new_pool(), decoder.config.n_ctx, sizes.max_cache_bytes, sizes.prefix_bytes)
         self.scheduler = Scheduler(
             self.cache,
@@ -51,6 +54,7 @@ class Lane:
             if not item.sequence.closed and item.sequence.slot.pages:  # not evicted since it was planned
                 assert item.sequence.want is not None
                 groups.setdefault(_kind(item.sequence.want), []).append(item)
+        self.n_sequences = sum(map(len, groups.values()))
         done: list[Sequence] = []
         for kind, items in groups.items():
             self._pass(kind, items)
@@ -86,7 +90,10 @@ class Lane:
             if watch is not None:
                 self._keep(sequence, watch, (begin, n_new), (at, n_logits))
             at += n_logits
-            sequence.run.n_computed += n_new
+            run = sequence.run
+            run.n_computed += n_new
+            if run.pace is not None and not sequence.is_prompt:
+                run.pace.computes(n_new, guesses=kind[2] is not None or sequence.lane is not run.lanes[MAIN])
             sequence.computed()
 
     def _keep(self, sequence: Sequence, watch: Watch, rows: tuple[int, int], logit_rows: tuple[int, int]) -> None:

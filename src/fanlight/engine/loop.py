@@ -19,8 +19,9 @@ from fanlight.decoding.strategies.base import AMATEUR, ASSISTANT, MAIN
 from fanlight.decoding.strategies.choose import check_given, start, strategy_of
 from fanlight.engine.lane import Lane, Sizes
 from fanlight.engine.output import Output
+from fanlight.engine.pace import Pace
 from fanlight.engine.preparing import Prepared, Preparer
-from fanlight.engine.request import DetokenizerFactory, Helpers, Request, StepEvent, Usage, checked_ids, seed_of
+from fanlight.engine.request import DetokenizerFactory, Helpers, Request, StepEvent, checked_ids, seed_of
 from fanlight.engine.run import Run
 from fanlight.errors import ContextOverflow, FanlightError, OptionError
 
@@ -90,7 +91,7 @@ class Engine:
         self.eos_ids = self._check_ids("eos_ids", eos_ids)
         self._preparer = Preparer(decoder, eos_ids=self.eos_ids, token_text=token_text, vocabulary=vocabulary)
         self._detokenizer_factory, self._token_label = detokenizer_factory, token_label
-        self._n_requests = self._n_passes = 0
+        self._n_requests = self._n_passes = self._n_paced = 0
         self._is_ready = False  # whether a request has events that came without a pass
         self._live: dict[int, Run] = {}  # until the last event is handed out
         self._streams: dict[int, deque[StepEvent]] = {}
@@ -218,6 +219,10 @@ class Engine:
             run.end(stop_max_new_tokens(0) if given is None else stop_given(0))
         else:
             forced = prepared.constraint.likely if prepared.constraint is not None else None
+            guesses = (config.prompt_lookup_num_tokens, config.assistant_early_exit, helpers.assistant, forced)
+            if any(each is not None for each in guesses):
+                run.pace = Pace()
+                self._n_paced += 1
             steps = start(
                 run,
                 settings,
@@ -263,6 +268,8 @@ class Engine:
         """
         events = self._collect() if self._is_ready else []
         self._n_passes += 1
+        paced = [(run, run.n_new) for run in self._live.values() if run.pace is not None] if self._n_paced else []
+        started = time.perf_counter()
         for lane in tuple(self._lanes.values()):
             work: list[Work] = []
             try:
@@ -277,6 +284,9 @@ class Engine:
             for sequence in done:
                 if not sequence.closed and sequence.run.arrived(sequence):
                     sequence.run.advance()
+        for run, n_before in paced:
+            assert run.pace is not None
+            run.pace.passed(time.perf_counter() - started, run.n_new - n_before)
         events += self._collect()
         self._hand_out(events)
         return events
@@ -311,8 +321,7 @@ class Engine:
             last = run.events[-1] if run.ended else None
             for event in run.events:
                 if event is last:
-                    usage = Usage(run.n_reused, run.n_computed)
-                    events.append(event._replace(search=run.search, usage=usage))
+                    events.append(event._replace(search=run.search, usage=run.usage))
                 else:
                     events.append(event._replace(is_last=False) if event.stop is not None else event)
             run.events.clear()
@@ -337,15 +346,20 @@ class Engine:
             if event.request_id in self._streams:
                 self._streams[event.request_id].append(event)
             if event.ends_request:
-                self._live.pop(event.request_id, None)
-                self._streams.pop(event.request_id, None)
+                self._leave(event.request_id)
 
     def drop(self, request: Request) -> None:
         """End a request that no one listens to any more: no event. Nothing happens if it has ended."""
-        self._streams.pop(request.id, None)
-        run = self._live.pop(request.id, None)
+        run = self._leave(request.id)
         if run is not None and not run.ended:
             run.finish()
+
+    def _leave(self, request_id: int) -> Run | None:
+        self._streams.pop(request_id, None)
+        run = self._live.pop(request_id, None)
+        if run is not None and run.pace is not None:
+            self._n_paced -= 1
+        return run
 
     # -- checks and preparations ------------------------------------------------------------------------------------
 

@@ -91,6 +91,8 @@ class Usage(NamedTuple):
     """Tokens whose keys and values were there already, from requests before it or beside it."""
     n_computed: int
     """Tokens that went through the model, guesses and repetitions after an eviction included."""
+    seconds_saved: float | None = None
+    """By guessing ahead, as far as passes without guesses tell; None if it had none, or did not guess."""
 
 
 class StepEvent(NamedTuple):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from fanlight.decoding.strategies.base import MAIN
+from fanlight.engine.request import Usage
 from fanlight.engine.sequence import Sequence as Line
 from fanlight.errors import FanlightError, NumericError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from fanlight.decoding.strategies.base import Line as AnyLine
     from fanlight.engine.lane import Lane
     from fanlight.engine.output import Output
+    from fanlight.engine.pace import Pace
     from fanlight.engine.request import DetokenizerFactory, Request, StepEvent
     from fanlight.kernels.ops import Tensor
     from fanlight.trace.search import SearchRecord
@@ -31,6 +33,8 @@ LONGEST_CHARACTER = 4
 """Tokens that one character may be spread over."""
 
 
+PASS = 6.0
+"""What a pass costs by itself, in rows (a pass of 8 rows takes twice as long as one of a single row)."""
 KEPT_LINES = 8
 """Of a request that ends with all its lines open, such as a search's, how many others may go on from."""
 
@@ -67,6 +71,8 @@ class Run:
         """See Scheduler."""
         self.n_reused = self.n_computed = 0
         """Positions that came from what others had computed; those that passes have computed."""
+        self.pace: Pace | None = None
+        """If it guesses ahead."""
         self.ended = False
         self.events: list[StepEvent] = []
         """Not handed out yet."""
@@ -118,6 +124,11 @@ class Run:
         """See Host."""
         return self.lanes[model].cache.n_ctx
 
+    def row_cost(self) -> float:
+        """See Host."""
+        share = PASS / max(1, self.lanes[MAIN].n_sequences)  # of what a pass costs whatever is in it
+        return 1 / (1 + share)
+
     def read_out(self, states: Tensor, *, norm: bool) -> Tensor:
         """See Host."""
         return self.lanes[MAIN].decoder.read_out(states, norm=norm)
@@ -139,6 +150,16 @@ class Run:
     def ends(self, token: int) -> bool:
         """See Host."""
         return token in self._eos_ids
+
+    @property
+    def n_new(self) -> int:
+        """Tokens of all its texts."""
+        return sum(output.n_new for output in self.outputs)
+
+    @property
+    def usage(self) -> Usage:
+        """What it has cost so far."""
+        return Usage(self.n_reused, self.n_computed, self.pace.seconds_saved if self.pace is not None else None)
 
     # -- for the engine -------------------------------------------------------------------------------------------------
 

@@ -137,7 +137,9 @@ def check_given(
     }
     for name, is_set in clashes.items():
         if is_set:
-            raise OptionError(f"{name} cannot be combined with a given text, of which every token is known; leave it out")
+            raise OptionError(
+                f"{name} cannot be combined with a given text, of which every token is known; leave it out"
+            )
     n = n_prompt + max(0, len(given) - 1)
     if n > n_ctx:
         raise ContextOverflow(
@@ -176,7 +178,8 @@ def start(
     def drafter_for(line: Line) -> Drafter | None:
         drafter: Drafter | None = None
         if config.prompt_lookup_num_tokens is not None:
-            drafter = PromptLookup(config.prompt_lookup_num_tokens, config.max_matching_ngram_size or DEFAULT_NGRAM)
+            n_gram = config.max_matching_ngram_size or DEFAULT_NGRAM
+            drafter = PromptLookup(config.prompt_lookup_num_tokens, n_gram, host.row_cost)
         elif config.assistant_early_exit is not None:
             drafter = EarlyExit(host, line, config.assistant_early_exit)
         elif has_assistant:

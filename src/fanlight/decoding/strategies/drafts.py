@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from math import exp
+from math import exp, log
 from typing import TYPE_CHECKING
 
 from fanlight.decoding.step import StepSettings, decide
@@ -20,22 +20,35 @@ if TYPE_CHECKING:
     from fanlight.decoding.strategies.sampling import Drafter
 
 Guessing = Generator[list[Want], list[Answer], list[int]]
-DEFAULT_NGRAM = 2
-LOOKUP_FIRST = 3
-"""How many tokens the first lookup guesses; then it follows its success."""
+DEFAULT_NGRAM = 8
+BUCKETS = 4
+"""Matches of one token, two, three, and more: they are worth different trust."""
+PRIOR = ((0.3, 3.0), (0.6, 3.0), (0.75, 3.0), (0.85, 3.0))
+"""For each: how often a token after such a match is expected to be the same, and how many tokens that opinion weighs."""
+FORGIVENESS = 0.02
+"""Of a right token, what each guess that was not worth making earns."""
+MEMORY = 0.9
+"""What is left of a token's weight when the next one is known."""
 
 
 class PromptLookup:
-    """What followed the last tokens when they came before. The guess gets longer with success and shorter with failure."""
+    """What followed the last tokens when they came before: the longest match, the last of several.
+
+    A guess has as many tokens as are worth their rows: the i-th one is right in share^i of all cases, where `share` is what this
+    text has shown for matches of that length, and a row costs a part of a pass.
+    """
 
     name = "prompt_lookup"
+    is_sure = False
 
-    def __init__(self, n_tokens: int, n_gram: int) -> None:
-        """n_tokens: the longest guess. n_gram: the longest match that is looked for."""
-        self.n_tokens, self.n_gram = n_tokens, n_gram
-        self._length = min(n_tokens, LOOKUP_FIRST)
+    def __init__(self, n_tokens: int, n_gram: int, cost: Callable[[], float] = lambda: 0.1) -> None:
+        """n_tokens: the longest guess. n_gram: the longest match that is looked for. cost: see Host.row_cost."""
+        self.n_tokens, self.n_gram, self._cost = n_tokens, n_gram, cost
         self._seen: list[dict[tuple[int, ...], int]] = [{} for _ in range(n_gram + 1)]
         self._n_indexed = 0  # ids[:n] whose n-grams, with a token after them, are in _seen
+        self._right = [share * weight for share, weight in PRIOR]
+        self._tried = [weight for _, weight in PRIOR]
+        self._bucket = 0  # of the last guess
 
     def guess(self, ids: Sequence[int], settings: StepSettings, room: int) -> Guessing:
         """See Drafter."""
@@ -44,15 +57,25 @@ class PromptLookup:
         for n in range(min(self.n_gram, len(ids) - 1), 0, -1):
             at = self._seen[n].get(tuple(ids[len(ids) - n :]))
             if at is not None:
-                return list(ids[at : at + min(self._length, room)])
+                self._bucket = min(n, BUCKETS) - 1
+                return list(ids[at : at + min(self._worth(), room)])
         return []
 
     def learn(self, ids: Sequence[int], n_guessed: int, n_right: int) -> None:
         """See Drafter."""
-        if n_right == n_guessed:
-            self._length = min(self.n_tokens, max(self._length, n_guessed) * 2)
-        else:
-            self._length = max(1, min(self.n_tokens, n_right + 1))
+        bucket = self._bucket
+        for i in range(min(n_right + 1, n_guessed)):  # those after a wrong one tell nothing
+            self._right[bucket] = self._right[bucket] * MEMORY + (i < n_right)
+            self._tried[bucket] = self._tried[bucket] * MEMORY + 1
+
+    def _worth(self) -> int:
+        """How many tokens to guess: as long as share^i is above the cost of a row."""
+        share, cost = self._right[self._bucket] / self._tried[self._bucket], self._cost()
+        if share <= cost:  # now and then a look, for the text may have changed
+            self._right[self._bucket] += FORGIVENESS
+            self._tried[self._bucket] += FORGIVENESS
+            return 0
+        return self.n_tokens if share >= 0.999 else min(self.n_tokens, int(log(cost) / log(share)))
 
     def _index(self, ids: Sequence[int]) -> None:
         for end in range(self._n_indexed, len(ids)):  # the n-grams before position `end`, which is what followed them
@@ -63,6 +86,8 @@ class PromptLookup:
 
 class _ByRows:
     """What drafters share that choose from logits: settings of their own, and the length of a guess."""
+
+    is_sure = False
 
     def __init__(self, config: GenerationConfig) -> None:
         self._length: float = config.num_assistant_tokens
@@ -154,6 +179,7 @@ class Forced:
     def __init__(self, forced: Callable[[Sequence[int]], list[int]], otherwise: Drafter | None) -> None:
         """forced: ids -> the only tokens that can follow."""
         self._forced, self._otherwise, self._mine = forced, otherwise, True
+        self.is_sure = otherwise is None
 
     def guess(self, ids: Sequence[int], settings: StepSettings, room: int) -> Guessing:
         """See Drafter."""

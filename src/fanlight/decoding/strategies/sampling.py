@@ -26,6 +26,8 @@ class Drafter(Protocol):
     """Guesses what comes next."""
 
     name: str
+    is_sure: bool
+    """Whether it is never wrong."""
 
     def guess(
         self, ids: Sequence[int], settings: StepSettings, room: int
@@ -64,14 +66,16 @@ def sample(
     kept = kept_layers(host)
     ids, lines = output.ids, [line, *(other.line for other in beside)]
     scored = output.score is not None
+    is_calibrated = drafter is None or drafter.is_sure  # else one pass goes first that tells what guesses save
     while True:
         guess: list[int] = []
         if start is None:
             room = host.max_length - len(ids) - 1
-            if drafter is not None and room > 0:
+            if drafter is not None and room > 0 and is_calibrated:
                 guess = yield from drafter.guess(ids, settings, room)
                 for each in lines:
                     each.ids.extend(guess)
+            is_calibrated = True
             n_rows = len(guess) + 1
             answers = yield [Want(line, n_rows, (*layers, *kept)), *(Want(other.line, n_rows) for other in beside)]
         else:
