@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fanlight.decoding.watermark import Detection
     from fanlight.description import Description
     from fanlight.engine.request import Request
+    from fanlight.served import ModelService
     from fanlight.models.base import Decoder
     from fanlight.text.tokenizer import AnyTokenizer
 
@@ -202,6 +203,22 @@ class Model:
         if isinstance(max_batch, bool) or not isinstance(max_batch, int) or max_batch < 1:
             raise OptionError(f"max_batch must be a whole number from 1: got {max_batch!r:.80}")
         return self._run_jobs(jobs, max_batch)
+
+    def service(self, *, max_batch: int = 16, max_waiting: int | None = 256, **sizes: Any) -> ModelService:
+        """This model for many threads and coroutines at once, in a loop and a thread of its own.
+
+        max_batch: texts that grow in one pass. max_waiting: how many may wait before QueueFull is raised. sizes: as for Engine.
+        """
+        from fanlight.engine.service import Service
+        from fanlight.served import ModelService
+
+        def prepare(prompt: Any, config: Any, options: Mapping[str, Any]) -> Any:
+            settings = self._config(config, options)
+            notes = (*without_helpers(settings, assistant=False, amateur=False), *self.notes)
+            return self._ids_of(prompt, settings), settings, notes
+
+        engine = self.engine(max_batch=max_batch, **sizes)
+        return ModelService(Service(engine, max_waiting=max_waiting), prepare, self.tokenizer, self.explain)
 
     def _run_jobs(self, jobs: Iterable[Job], max_batch: int) -> Iterator[Outcome]:
         engine = self._take_engine(max_batch)

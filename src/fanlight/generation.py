@@ -249,6 +249,13 @@ class Assembly:
         text.steps.append(step)
         return step
 
+    def take_time(self, started: float) -> None:
+        """With an event. Among others, a text's time is what passes: until its first token, and from there on."""
+        seconds = time.perf_counter() - started
+        if not self.prefill_seconds:
+            self.prefill_seconds = seconds
+        self.decode_seconds = seconds - self.prefill_seconds
+
     def result(self) -> Generation:
         """What has come so far, the best of several texts first."""
         config = self.request.config
@@ -405,7 +412,7 @@ def run_jobs(
                 key, assembly, started = begun[event.request_id]
                 if event.error is None:
                     assembly.add(event)
-                _take_time(assembly, started)
+                assembly.take_time(started)
                 if event.ends_request:
                     del begun[event.request_id]
                     fault = explain(event.error) if isinstance(event.error, NumericError) else event.error
@@ -413,14 +420,6 @@ def run_jobs(
     finally:
         for _, assembly, _ in begun.values():
             engine.drop(assembly.request)
-
-
-def _take_time(assembly: Assembly, started: float) -> None:
-    """Among others, a text's time is what passes: until its first token, and from there on."""
-    seconds = time.perf_counter() - started
-    if not assembly.prefill_seconds:
-        assembly.prefill_seconds = seconds
-    assembly.decode_seconds = seconds - assembly.prefill_seconds
 
 
 def _ranked(found: Sequence[Generation], pattern: str | None) -> list[Generation]:

@@ -1,11 +1,13 @@
 """Promise: prompt + settings + seed give the same tokens, and every recorded number to the last bit, on the real model.
 
-With 1 thread or 2, alone or in a batch of unequal prompts with settings of their own, prefilled at once or in chunks, with a
-cache for all or too small for that, looked at or not. (The engine alone, on a fake decoder: tests/engine.)
+With 1 thread or 2, alone or in a batch of 64 unequal prompts with settings of their own, prefilled at once or in chunks, with a
+cache for all or too small for that, after others that begin alike or not, before others or sent back by them, with guesses or
+without, looked at or not. (The engine alone, on a fake decoder: tests/engine.)
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -30,6 +32,13 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("Once upon a time", {"do_sample": True, "top_k": 7, "min_p": 0.02, "temperature": 0.7, "seed": 3}),
     ("1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24", {"max_new_tokens": 5}),
     ("Roses are red,", {"do_sample": True, "seed": 4, "stop_strings": ("\n", "the")}),
+    (LIGHTHOUSE + "It is", {"do_sample": True, "seed": 5, "temperature": 0.3, "max_new_tokens": 14}),
+    (LIGHTHOUSE[:300] + " quiet.", {"typical_p": 0.8, "do_sample": True, "seed": 6}),
+]
+GUESSES: list[dict[str, Any]] = [
+    {},
+    {"prompt_lookup_num_tokens": 8},
+    {"assistant_early_exit": 20, "assistant_confidence_threshold": 0.0, "num_assistant_tokens": 3},
 ]
 EXAMPLES = settings(max_examples=15, deadline=None)
 
@@ -48,7 +57,7 @@ def outcome(events: list[StepEvent]) -> Outcome:
         [event.id for event in events],
         [event.text for event in events],
         str(events[-1].stop),
-        [event.decision and event.decision.record for event in events],
+        [event.decision and event.decision.record and replace(event.decision.record, guess=None) for event in events],
     )
 
 
@@ -83,6 +92,10 @@ def alone(smollm: Model) -> Iterator[list[Outcome]]:
     n_pages=st.sampled_from([None, 4]),
     recorded=st.booleans(),
     delays=st.lists(st.integers(0, 3), max_size=len(REQUESTS)),
+    prefix_bytes=st.sampled_from([0, 8 << 20, 256 << 20]),
+    n_before=st.integers(0, 3),
+    guesses=st.lists(st.sampled_from(GUESSES), min_size=len(REQUESTS), max_size=len(REQUESTS)),
+    priorities=st.lists(st.integers(0, 1), min_size=len(REQUESTS), max_size=len(REQUESTS)),
 )
 def test_company_chunks_threads_cache_and_looking_change_nothing(
     smollm: Model,
@@ -95,6 +108,10 @@ def test_company_chunks_threads_cache_and_looking_change_nothing(
     n_pages: int | None,
     recorded: bool,
     delays: list[int],
+    prefix_bytes: int,
+    n_before: int,
+    guesses: list[dict[str, Any]],
+    priorities: list[int],
 ) -> None:
     smollm.decoder.ops.set_threads(threads)
     tokenizer = smollm.tokenizer
@@ -105,13 +122,19 @@ def test_company_chunks_threads_cache_and_looking_change_nothing(
         prefill_chunk=chunk,
         max_batch=max_batch,
         max_cache_bytes=n_pages and n_pages * smollm.decoder.new_pool().page_bytes,  # too few for all: some start again
+        prefix_bytes=prefix_bytes,
     )
+    for i in order[-n_before:] if n_before else ():  # what they leave behind is gone on from
+        prompt, options = REQUESTS[i]
+        engine.submit(smollm.prompt_ids(prompt), config_of(options, 0))
+    engine.run()
     submitted, events = {}, []
     for n, i in enumerate(order[:n_requests]):
         prompt, options = REQUESTS[i]
         for _ in range(delays[n] if n < len(delays) else 0):  # others are on their way when it comes
             events += engine.step()
-        submitted[engine.submit(smollm.prompt_ids(prompt), config_of(options, 20 if recorded else 0)).id] = i
+        config = config_of({**options, **guesses[n]}, 20 if recorded else 0)
+        submitted[engine.submit(smollm.prompt_ids(prompt), config, priority=priorities[n]).id] = i
     events += engine.run()
     for request, i in submitted.items():
         found, expected = outcome([event for event in events if event.request_id == request]), alone[i]
@@ -120,7 +143,20 @@ def test_company_chunks_threads_cache_and_looking_change_nothing(
             assert found.records == expected.records  # floats compared with ==
         else:
             assert set(found.records) == {None}
-    assert engine.cache.pool.n_pages == 0
+    assert engine.cache.pool.n_pages == engine.cache.n_kept
+
+
+@pytest.mark.parametrize(("n", "threads"), [(64, 2), (29, 1)])
+def test_a_crowd_changes_nothing(smollm: Model, alone: list[Outcome], n: int, threads: int) -> None:
+    smollm.decoder.ops.set_threads(threads)
+    engine = smollm.engine(max_batch=64)
+    submitted = [
+        engine.submit(smollm.prompt_ids(REQUESTS[i % len(REQUESTS)][0]), config_of(REQUESTS[i % len(REQUESTS)][1])).id
+        for i in range(n)
+    ]
+    events = engine.run()
+    for i, request in enumerate(submitted):
+        assert outcome([event for event in events if event.request_id == request]) == alone[i % len(REQUESTS)]
 
 
 @EXAMPLES

@@ -40,7 +40,7 @@ class PrefixTree:
     def __init__(
         self, page_tokens: int, max_pages: int, *, hold: Callable[[int], None], let_go: Callable[[int], None]
     ) -> None:
-        self._page_tokens, self._max_pages = page_tokens, max_pages
+        self._page_tokens, self.max_pages = page_tokens, max_pages
         self._hold, self._let_go = hold, let_go
         self._root = _Node((), -1, None)
         self._by_use: OrderedDict[_Node, None] = OrderedDict()  # last used last; what is below a page stands before it
@@ -86,7 +86,7 @@ class PrefixTree:
                 self._by_use[new] = None
                 node = new
         self._touch(node)
-        while len(self._by_use) > self._max_pages:
+        while len(self._by_use) > self.max_pages:
             self.forget_oldest()
 
     def forget_oldest(self) -> bool:

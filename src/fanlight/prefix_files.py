@@ -1,0 +1,152 @@
+"""Keys and values of a text's beginning, on disk: computed once, gone on from in any process. Knows no tokenizer and no text.
+
+A safetensors file: "ids" (n,), "keys" and "values" (n_layer, n_kv_head, n, head_dim) in the cache's type, for int8 with "key_scales" and
+"value_scales" (n_layer, n_kv_head, n). Its header says what computed them, and a model that is another refuses them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fanlight.decoding.config import GenerationConfig
+from fanlight.errors import CheckpointError, ContextOverflow, OptionError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fanlight.engine.loop import Engine
+
+KIND, VERSION = "fanlight.prefix", "1"
+_TYPES = {"F16": "<f2", "F32": "<f4", "I8": "<i1", "I32": "<i4"}
+
+
+class Identity(NamedTuple):
+    """What keys and values depend on, beside the ids."""
+
+    model: str
+    """The checkpoint's fingerprint."""
+    kernels: str
+    conversions: str
+    """What the weights became on their way into memory."""
+    cache_type: str
+
+
+_WORDS = {
+    "model": "another model's file",
+    "kernels": "other kernels, whose last bits differ",
+    "conversions": "weights of other types",
+    "cache_type": "another cache_type",
+}
+
+
+def save_prefix(engine: Engine, ids: Sequence[int], path: str | os.PathLike[str], identity: Identity) -> int:
+    """Compute what is not known of `ids`, and write the file; its size in bytes.
+
+    Errors: ContextOverflow, OptionError if the engine may keep no beginning of this length, CheckpointError where the file
+    cannot be written.
+    """
+    import numpy as np
+
+    from fanlight.checkpoints.writing import Entry, write_safetensors
+
+    cache, pool = engine.cache, engine.cache.pool
+    if len(ids) > engine.n_ctx:
+        raise ContextOverflow(f"the prefix has {len(ids)} tokens, the context window holds {engine.n_ctx}; shorten it")
+    n_pages = -(-len(ids) // cache.page_tokens)
+    limit = cache.prefixes.max_pages if cache.prefixes is not None else 0
+    if cache.prefixes is None or n_pages > limit:
+        raise OptionError(
+            f"a prefix of {len(ids)} tokens takes {n_pages * pool.page_bytes} bytes, prefix_bytes allows "
+            f"{limit * pool.page_bytes}: load the model with more"
+        )
+    if cache.prefixes.find(ids, len(ids)).length < len(ids):
+        engine.submit(ids, GenerationConfig(max_new_tokens=1, candidates=0, ignore_eos=True))
+        for event in engine.run():
+            if event.error is not None:
+                raise event.error
+    match = cache.prefixes.find(ids, len(ids))
+    assert match.length == len(ids), "what was just computed is not known"
+    parts: list[dict[str, NDArray[Any]]] = []
+    for i, page in enumerate(match.pages):
+        parts.append(pool.read(page, min(cache.page_tokens, len(ids) - i * cache.page_tokens)))
+    arrays = {name: np.concatenate([part[name] for part in parts], axis=2) for name in parts[0]}
+    arrays["ids"] = np.asarray(ids, np.int32)
+    entries = []
+    for name, array in arrays.items():
+        data = np.ascontiguousarray(array)
+        kind = next(kind for kind, dtype in _TYPES.items() if data.dtype == np.dtype(dtype))
+        entries.append(Entry(name, kind, data.shape, data.tobytes))
+    return write_safetensors(path, entries, {"format": KIND, "version": VERSION, **identity._asdict()})
+
+
+def load_prefix(engine: Engine, path: str | os.PathLike[str], identity: Identity) -> tuple[int, ...]:
+    """Read a file of `save_prefix` into the engine's cache: its ids, which requests go on from until others need the room.
+
+    Errors: CheckpointError for a file that is damaged, or of another model; OptionError and ContextOverflow as for saving.
+    """
+    import numpy as np
+
+    from fanlight.checkpoints.safetensors import open_safetensors
+
+    name = os.fspath(path)
+    file = open_safetensors(name)
+    _check_origin(name, file.metadata, identity)
+    arrays: dict[str, NDArray[Any]] = {}
+    for key, array in file.arrays.items():
+        if array.dtype not in _TYPES:
+            raise CheckpointError(f"{name}: array {key!r} is of type {array.dtype}, expected one of {', '.join(_TYPES)}")
+        arrays[key] = np.frombuffer(array.data, np.dtype(_TYPES[array.dtype])).reshape(array.shape).copy()
+    file.check_unchanged()
+    ids = _checked_ids(name, arrays.pop("ids", None), engine.decoder.config.n_vocab)
+    cache, pool = engine.cache, engine.cache.pool
+    if len(ids) > engine.n_ctx:
+        raise ContextOverflow(f"{name}: the prefix has {len(ids)} tokens, the context window holds {engine.n_ctx}")
+    n_pages = -(-len(ids) // cache.page_tokens)
+    limit = cache.prefixes.max_pages if cache.prefixes is not None else 0
+    slot = cache.open()
+    if n_pages > limit or not cache.reserve(slot, len(ids)):
+        cache.release(slot)
+        raise OptionError(
+            f"{name}: its {len(ids)} tokens take {n_pages * pool.page_bytes} bytes, prefix_bytes allows "
+            f"{limit * pool.page_bytes}: load the model with more"
+        )
+    try:
+        for i, page in enumerate(slot.pages):
+            span = slice(i * cache.page_tokens, min((i + 1) * cache.page_tokens, len(ids)))
+            pool.write(page, {key: _positions(name, key, array, len(ids))[:, :, span] for key, array in arrays.items()})
+        cache.batch([(slot, len(ids))])
+        cache.remember(slot, ids)
+    finally:
+        cache.release(slot)
+    return ids
+
+
+def _check_origin(name: str, metadata: Mapping[str, Any], identity: Identity) -> None:
+    if metadata.get("format") != KIND:
+        raise CheckpointError(f"{name}: this is no prefix that Fanlight saved ('format' is {metadata.get('format')!r:.40})")
+    if metadata.get("version") != VERSION:
+        raise CheckpointError(
+            f"{name}: a prefix of version {metadata.get('version')!r:.20}, this Fanlight reads version {VERSION}; save it again"
+        )
+    for field, mine in identity._asdict().items():
+        found = metadata.get(field)
+        if found != mine:
+            raise CheckpointError(
+                f"{name}: it was computed with {_WORDS[field]} ({found!r:.80}, not {mine!r:.80}); save it again with this one"
+            )
+
+
+def _checked_ids(name: str, ids: NDArray[Any] | None, n_vocab: int) -> tuple[int, ...]:
+    if ids is None or ids.ndim != 1 or ids.dtype.kind != "i" or not len(ids):
+        raise CheckpointError(f"{name}: 'ids' is missing, or not a row of numbers; the file is damaged: save it again")
+    if int(ids.min()) < 0 or int(ids.max()) >= n_vocab:
+        raise CheckpointError(f"{name}: 'ids' holds numbers outside of 0 to {n_vocab - 1}; the file is damaged: save it again")
+    return tuple(map(int, ids))
+
+
+def _positions(name: str, key: str, array: NDArray[Any], n: int) -> NDArray[Any]:
+    if array.ndim not in (3, 4) or array.shape[2] != n:
+        raise CheckpointError(f"{name}: {key!r} has shape {array.shape}, expected {n} positions; save it again")
+    return array
