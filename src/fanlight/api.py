@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from fanlight.decoding.watermark import Detection
     from fanlight.description import Description
     from fanlight.engine.request import Request
+    from fanlight.prefix_files import Identity
     from fanlight.served import ModelService
     from fanlight.models.base import Decoder
     from fanlight.text.tokenizer import AnyTokenizer
@@ -67,6 +68,7 @@ class Model:
         self._parts = parts
         self._engine_options = {"prefill_chunk": prefill_chunk, "prefix_bytes": prefix_bytes, "cache_type": cache_type}
         self._vocabulary: Vocabulary | None = None
+        self._fingerprint: str | None = None
         self._idle: Engine | None = None
         self._lock = Lock()
 
@@ -289,6 +291,41 @@ class Model:
             max_batch=max_batch,
             **{**self._engine_options, **sizes},
         )
+
+    def save_prefix(self, path: str | os.PathLike[str], prompt: Prompt | Sequence[Mapping[str, Any]]) -> int:
+        """Keep the keys and values of a beginning (a text, ids, messages) in a file; its size in bytes.
+
+        Errors: ContextOverflow, OptionError (longer than prefix_bytes, or backend hf), CheckpointError (cannot be written).
+        """
+        from fanlight.prefix_files import save_prefix
+
+        engine = self._take_engine(MAX_BATCH)
+        try:
+            return save_prefix(engine, self._ids_of(prompt, GenerationConfig()), path, self._identity(engine))
+        finally:
+            self._leave_engine(engine)
+
+    def load_prefix(self, path: str | os.PathLike[str]) -> tuple[int, ...]:
+        """Have texts that begin so go on from a file of `save_prefix`; the ids it holds.
+
+        Errors: CheckpointError (damaged, or of another model), OptionError, ContextOverflow.
+        """
+        from fanlight.prefix_files import load_prefix
+
+        engine = self._take_engine(MAX_BATCH)
+        try:
+            return load_prefix(engine, path, self._identity(engine))
+        finally:
+            self._leave_engine(engine)
+
+    def _identity(self, engine: Engine) -> Identity:
+        from fanlight.checkpoints.fingerprint import fingerprint
+        from fanlight.prefix_files import Identity
+
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self._parts.report.path)
+        conversions = "; ".join(self._parts.report.conversions)
+        return Identity(self._fingerprint, self.decoder.ops.name, conversions, engine.cache.pool.dtype)
 
     def detect_watermark(
         self, text: Prompt, watermarking_config: Any, *, z_threshold: float = 3.0
