@@ -67,9 +67,9 @@ class Model:
         """Usually made by `load`."""
         self._parts = parts
         self._engine_options = {"prefill_chunk": prefill_chunk, "prefix_bytes": prefix_bytes, "cache_type": cache_type}
+        self._idle: Engine | None = self.engine()  # and wrong options show here
         self._vocabulary: Vocabulary | None = None
         self._fingerprint: str | None = None
-        self._idle: Engine | None = None
         self._lock = Lock()
 
     @property

@@ -321,6 +321,11 @@ class Stream(Iterator[Step]):
         return self._assembly.request.prompt_ids
 
     @property
+    def config(self) -> GenerationConfig:
+        """The settings."""
+        return self._assembly.request.config
+
+    @property
     def n_texts(self) -> int:
         """How many texts its steps belong to; which of them is returned is known at the end."""
         return self._assembly.request.n_outputs

@@ -10,6 +10,7 @@ import pytest
 
 from fakes.byte_tokenizer import BOS, EOS, ByteTokenizer
 from fakes.decoder import hashed_logits, scripted_logits
+from fakes.runs import n_lent
 from fanlight import GenerationConfig, StopReason
 from fanlight.errors import ContextOverflow, FanlightError, NumericError, OptionError, TokenizerError
 
@@ -173,7 +174,7 @@ def test_a_stream_given_up_frees_its_cache(fake: Callable[..., Model], how: str)
             next(stream)
     else:
         del stream
-    assert model.decoder.pool.n_pages == 0
+    assert n_lent(model) == 0
     if how != "dropped":
         assert list(stream) == []
         assert stream.result().stop.reason is StopReason.CANCELLED
@@ -189,7 +190,7 @@ def test_the_caller_s_error_ends_the_request(fake: Callable[..., Model]) -> None
 
     with pytest.raises(KeyError):
         give_up()
-    assert model.decoder.pool.n_pages == 0
+    assert n_lent(model) == 0
 
 
 def test_streams_of_one_model_do_not_touch_each_other(fake: Callable[..., Model]) -> None:
@@ -210,7 +211,7 @@ def test_damaged_logits_end_in_an_error_that_says_where(fake: Callable[..., Mode
     model = fake(logits_of)
     with pytest.raises(NumericError, match="position 6"):
         model.generate(PROMPT, ignore_eos=True)
-    assert model.decoder.pool.n_pages == 0
+    assert n_lent(model) == 0
     assert model.generate("fine", max_new_tokens=2).text  # the model is not
 
 
@@ -329,7 +330,7 @@ def test_next_token_is_the_first_step_under_each_of_several_settings(fake: Calla
     ]
     steps = model.next_token(PROMPT, configs)
     assert len(model.decoder.passes) == 1
-    assert model.decoder.pool.n_pages == 0
+    assert n_lent(model) == 0
     assert len(steps) == len(configs)
     for step, config in zip(steps, configs, strict=True):
         (first,) = model.generate(PROMPT, config, max_new_tokens=1).steps
@@ -354,7 +355,7 @@ def test_logits_have_a_row_for_each_token(fake: Callable[..., Model]) -> None:
     for i in range(4):
         assert np.array_equal(logits[i], hashed_logits(PROMPT.encode()[: i + 1]))
     assert model.generate(PROMPT, max_new_tokens=1).ids == (logits[-1].argmax(),)
-    assert model.decoder.pool.n_pages == 0
+    assert n_lent(model) == 0
 
 
 # -- chat ---------------------------------------------------------------------------------------------------------------

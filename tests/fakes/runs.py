@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fakes.decoder import LogitsOf
+    from fanlight.api import Model
     from fanlight.engine.request import Helpers, StepEvent
     from fanlight.trace.records import Guess, StepRecord
     from fanlight.trace.search import SearchRecord
@@ -143,3 +144,9 @@ def guesses(events: list[StepEvent]) -> list[Guess]:
 
 def decoder_of(logits_of: Callable[[Sequence[int]], NDArray[np.float32]], n_vocab: int, **sizes: Any) -> FakeDecoder:
     return FakeDecoder(logits_of=logits_of, n_vocab=n_vocab, **sizes)
+
+
+def n_lent(model: Model) -> int:
+    """Pages that texts on their way hold: all that are in use without those that are kept for the next call."""
+    assert model._idle is not None, "a call has not given its engine back"
+    return model._idle.cache.pool.n_pages - model._idle.cache.n_kept

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from fanlight.kernels.ops import KVBatch, KVPool
 
 
+CACHE_TYPES = {"f16": "F16", "f32": "F32", "int8": "I8"}
+"""What keys and values may be kept as. int8 has a scale for each head of a position."""
+
+
 class CacheSlot:
     """One sequence's part of the cache: its pages in order, and how many positions are filled."""
 

@@ -56,6 +56,7 @@ def generation_json(result: Generation, *, model: str, prompt: str, load_seconds
         "config": config_json(result.config),
         "origins": dict(result.config.origins),
         "notes": list(result.notes),
+        "usage": {"n_reused": result.usage.n_reused, "n_computed": result.usage.n_computed},
         **_more(result),
         "timings": {
             "load_seconds": load_seconds,

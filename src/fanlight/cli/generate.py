@@ -59,15 +59,27 @@ def run(values: dict[str, Any], words: list[str], output: Output) -> int:
     say_notes(config, output, values)
     if "candidates" in values and not explains and not as_json:
         output.note("candidates has no effect without --explain or --json")
-    stream = model.stream(prompt, config, **load_helpers(values))
+    if "load_prefix" in values:
+        output.note(f"{len(model.load_prefix(values['load_prefix']))} tokens loaded from {values['load_prefix']}")
+    code = _run(values, model, model.stream(prompt, config, **load_helpers(values)), prompt, load_seconds, output)
+    if "save_prefix" in values:
+        n_bytes = model.save_prefix(values["save_prefix"], prompt)
+        output.note(f"the prompt's keys and values saved in {values['save_prefix']}, {n_bytes / 1e6:.1f} MB")
+    return code
+
+
+def _run(values: dict[str, Any], model: Model, stream: Stream, prompt: str, load_seconds: float, output: Output) -> int:
     if not prompt:
         output.note(f"the prompt is empty: starting from {model.tokenizer.token_label(stream.prompt_ids[0])}")
+    as_json = values.get("json", False)
     if stream.n_texts > 1 and not as_json:
         return _several(stream, output)
     if as_json:
         return _as_json(stream, output, model.name, prompt, load_seconds)
     echo = prompt if values.get("echo", output.is_terminal) else ""
-    return _explain(stream, output, model, echo, config.candidates) if explains else _text(stream, output, echo)
+    if values.get("explain"):
+        return _explain(stream, output, model, echo, stream.config.candidates)
+    return _text(stream, output, echo)
 
 
 def _collect(stream: Stream, show: Callable[[Step], None]) -> tuple[Generation, bool]:
@@ -145,7 +157,8 @@ def summary(result: Generation, interrupted: bool = False) -> str:
     parts = ["stopped by Ctrl-C" if interrupted else result.stop.detail]
     parts.append(f"{n_new} token{'s' if n_new != 1 else ''}")
     if n_new and result.prefill_seconds > 0:
-        parts.append(f"prefill {n_prompt} at {n_prompt / result.prefill_seconds:.0f} tok/s")
+        known = f", {result.usage.n_reused} known" if result.usage.n_reused else ""
+        parts.append(f"prefill {n_prompt}{known} at {n_prompt / result.prefill_seconds:.0f} tok/s")
     if n_new > 1 and result.decode_seconds > 0:
         parts.append(f"decode at {(n_new - 1) / result.decode_seconds:.0f} tok/s")
     if result.speculation is not None:
@@ -174,6 +187,12 @@ generated stays.""",
             (
                 Option("explain", "show each token with its alternatives, and what the settings did", kind="flag"),
                 Option("json", "one JSON object: text, ids, stop, seed, config, notes, timings, steps", kind="flag"),
+                Option(
+                    "load_prefix",
+                    "go on from keys and values in FILE where the prompt begins like them",
+                    metavar="FILE",
+                ),
+                Option("save_prefix", "keep the prompt's keys and values in FILE", metavar="FILE"),
                 Option("echo", "show the prompt before the text", kind="flag", default="on a terminal"),
                 COLOR,
             ),

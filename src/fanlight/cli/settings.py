@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+from fanlight.cache.paged import CACHE_TYPES
 from fanlight.cli.options import Option
 from fanlight.cli.output import COLORS, Output
 from fanlight.decoding.config import DEFAULTS, GROUPS, OPTIONS, GenerationConfig
@@ -57,8 +58,13 @@ MODEL_OPTIONS = (
     ),
     Option("device", "where transformers computes, with --backend hf: cpu, cuda:0, mps", metavar="DEVICE"),
     Option("n_ctx", "a shorter context window; of Phi-3's long models, a longer one", kind="int", metavar="N"),
+    Option(
+        "cache_type",
+        "what keys and values are kept as (default: f32 for float checkpoints, f16 for others); int8 takes half of f16",
+        choices=tuple(CACHE_TYPES),
+    ),
 )
-LOADING = ("threads", "kernels", "quantize", "backend", "device", "n_ctx")
+LOADING = ("threads", "kernels", "quantize", "backend", "device", "n_ctx", "cache_type")
 COLOR = Option(
     "color", "colour on standard output; NO_COLOR and FORCE_COLOR are heeded", choices=COLORS, default="auto"
 )

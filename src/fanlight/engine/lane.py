@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fanlight.cache.paged import PagedCache
+from fanlight.cache.paged import CACHE_TYPES, PagedCache
 from fanlight.decoding.strategies.base import MAIN
 from fanlight.engine.scheduler import Scheduler, Work
+from fanlight.errors import OptionError
 from fanlight.models.base import FINAL, Watch
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ PLAIN: Kind = ((), False, None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How much an engine does at once, and keeps. See Engine."""
+    """How much an engine does at once, and keeps. See Engine. Raises OptionError."""
 
     prefill_chunk: int
     prefill_beside: int
@@ -30,6 +31,14 @@ class Sizes:
     max_cache_bytes: int | None
     prefix_bytes: int
     cache_type: str | None
+
+    def __post_init__(self) -> None:
+        if self.cache_type is not None and self.cache_type not in CACHE_TYPES:
+            raise OptionError(f"cache_type is {self.cache_type!r:.80}; it can be {', '.join(CACHE_TYPES)}, or None")
+        for name in ("max_cache_bytes", "prefix_bytes"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+                raise OptionError(f"{name} must be a whole number of bytes from 0: got {value!r:.80}")
 
 
 class Lane:
@@ -39,7 +48,8 @@ class Lane:
         self.decoder = decoder
         self.n_sequences = 0
         """In the last pass."""
-        self.cache = PagedCache(decoder.new_pool(), decoder.config.n_ctx, sizes.max_cache_bytes, sizes.prefix_bytes)
+        pool = decoder.new_pool() if sizes.cache_type is None else decoder.new_pool(CACHE_TYPES[sizes.cache_type])
+        self.cache = PagedCache(pool, decoder.config.n_ctx, sizes.max_cache_bytes, sizes.prefix_bytes)
         self.scheduler = Scheduler(
             self.cache,
             prefill_chunk=sizes.prefill_chunk,
