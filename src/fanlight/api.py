@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from fanlight.decoding.watermark import Detection
     from fanlight.description import Description
     from fanlight.engine.request import Request
+    from fanlight.models.base import Decoder
     from fanlight.prefix_files import Identity
     from fanlight.served import ModelService
-    from fanlight.models.base import Decoder
     from fanlight.text.tokenizer import AnyTokenizer
 
 Prompt = str | Sequence[int]
@@ -216,8 +216,7 @@ class Model:
 
         def prepare(prompt: Any, config: Any, options: Mapping[str, Any]) -> Any:
             settings = self._config(config, options)
-            notes = (*without_helpers(settings, assistant=False, amateur=False), *self.notes)
-            return self._ids_of(prompt, settings), settings, notes
+            return self._ids_of(prompt, settings), settings, self._notes(settings, None, None)
 
         engine = self.engine(max_batch=max_batch, **sizes)
         return ModelService(Service(engine, max_waiting=max_waiting), prepare, self.tokenizer, self.explain)
@@ -228,7 +227,8 @@ class Model:
         def submit(job: Job) -> Request:
             config = self._config(job.config, {})
             ids = self._ids_of(job.prompt, config)
-            return engine.submit(ids, config, priority=job.priority, given=job.given)
+            helpers = self._helpers(job.assistant, job.amateur)
+            return engine.submit(ids, config, helpers, priority=job.priority, given=job.given)
 
         try:
             yield from run_jobs(
@@ -237,7 +237,7 @@ class Model:
                 submit,
                 self.tokenizer,
                 n_begun=2 * max_batch,
-                notes=lambda config: (*without_helpers(config, assistant=False, amateur=False), *self.notes),
+                notes=lambda job: self._notes(job.config, job.assistant, job.amateur),
                 explain=self.explain,
             )
         finally:
@@ -417,14 +417,14 @@ class Model:
     def _stream(
         self, ids: tuple[int, ...], config: GenerationConfig, assistant: Model | None, amateur: Model | None
     ) -> Stream:
-        helpers = Helpers(assistant=self._helper("assistant", assistant), amateur=self._helper("amateur", amateur))
+        helpers = self._helpers(assistant, amateur)
         n = max(config.num_beams, config.num_return_sequences, config.best_of)
         engine = self._take_engine(max(MAX_BATCH, 2 * n))
         return Stream(
             engine,
             lambda engine: engine.submit(ids, config, helpers),
             self.tokenizer,
-            notes=(*without_helpers(config, assistant=assistant is not None, amateur=amateur is not None), *self.notes),
+            notes=self._notes(config, assistant, amateur),
             explain=self.explain,
             closed=lambda: self._leave_engine(engine),
         )
@@ -448,6 +448,12 @@ class Model:
     def _ids_of(self, prompt: Any, config: GenerationConfig) -> tuple[int, ...]:
         is_chat = not isinstance(prompt, (str, bytes)) and any(isinstance(message, Mapping) for message in prompt)
         return self.chat_ids(prompt) if is_chat else self.prompt_ids(prompt, config.bos_token_id)
+
+    def _notes(self, config: GenerationConfig, assistant: Model | None, amateur: Model | None) -> tuple[str, ...]:
+        return (*without_helpers(config, assistant=assistant is not None, amateur=amateur is not None), *self.notes)
+
+    def _helpers(self, assistant: Model | None, amateur: Model | None) -> Helpers:
+        return Helpers(assistant=self._helper("assistant", assistant), amateur=self._helper("amateur", amateur))
 
     def _helper(self, what: str, model: Model | None) -> Decoder | None:
         if model is None:

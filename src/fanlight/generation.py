@@ -202,6 +202,9 @@ class Job(NamedTuple):
     """A text that is not chosen but given: the result is the account of it."""
     priority: int = 0
     """Of several that wait, the highest goes first."""
+    assistant: Any = None
+    amateur: Any = None
+    """Other models, as for `Model.generate`."""
 
 
 class Outcome(NamedTuple):
@@ -386,7 +389,7 @@ def run_jobs(
     tokenizer: AnyTokenizer,
     *,
     n_begun: int,
-    notes: Callable[[GenerationConfig], Sequence[str]] = lambda config: (),
+    notes: Callable[[Job], Sequence[str]] = lambda job: (),
     explain: Callable[[NumericError], NumericError] = lambda error: error,
 ) -> Iterator[Outcome]:
     """Many jobs through one engine, at most n_begun at a time; outcomes in the order in which they end.
@@ -407,7 +410,7 @@ def run_jobs(
                 except FanlightError as error:
                     yield Outcome(job.key, None, error)
                     continue
-                assembly = Assembly(request, tokenizer, notes(job.config))
+                assembly = Assembly(request, tokenizer, notes(job))
                 begun[request.id] = (job.key, assembly, time.perf_counter())
             try:
                 events = engine.step() if begun else []

@@ -44,3 +44,14 @@ def test_the_examples_run(smollm: Model) -> None:
     scope: dict[str, Any] = {}
     code = "\n".join(EXAMPLES).replace("fanlight.load()", "MODEL").replace("max_new_tokens=200", "max_new_tokens=40")
     exec(compile(code, "docs/decoding.md", "exec"), scope | {"MODEL": smollm})
+
+
+def test_the_examples_of_many_texts_run(smollm: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "many.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(examples) >= 5
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    code = "\n".join(examples).replace("fanlight.load()", "MODEL")
+    exec(compile(code, "docs/many.md", "exec"), scope | {"MODEL": smollm})
+    assert (tmp_path / "rules.safetensors").stat().st_size > 1_000_000
