@@ -35,6 +35,10 @@ class ContextOverflow(FanlightError, ValueError):
     """A prompt that does not fit the context window; the message holds both numbers."""
 
 
+class QueueFull(FanlightError):
+    """More requests wait than may; the message holds both numbers. The same request may be accepted a little later."""
+
+
 class NumericError(FanlightError, ArithmeticError):
     """Logits from which nothing can be chosen: NaN, or no token left after the filters."""
 
