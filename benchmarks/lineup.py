@@ -7,19 +7,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.machine import ROOT
 
 if TYPE_CHECKING:
+    import fanlight as fanlight_package
+    from benchmarks.figures.best_type import BestType
     from benchmarks.peers.fanlight import Fanlight
+    from benchmarks.peers.fanlight_slots import FanlightSlots
     from benchmarks.peers.llama_cpp import LlamaCpp
+    from benchmarks.peers.llama_slots import LlamaSlots
     from benchmarks.peers.transformers import Transformers
 
 PROMPT = "The future of artificial intelligence is"
 CACHE = ROOT / "benchmarks" / "cache"
 TEXT = ROOT / "src" / "fanlight" / "data" / "prose.txt"
 N_CTX = 1024
+SLOTS = 32
+"""Sequences that the figures of many requests have at once."""
+SLOT_CTX = 640
+"""Positions of each."""
 
 OURS = "fanlight"
 Q4_1 = "llama.cpp Q4_1"
@@ -52,9 +60,7 @@ class Lineup:
     @cached_property
     def gguf_q4_0(self) -> Path:
         """The default model as llama.cpp requantises it, for its fastest kernels."""
-        from benchmarks.peers.llama_cpp import requantise_q4_0
-
-        return requantise_q4_0(self.gguf, CACHE)
+        return self.gguf_as("Q4_0")
 
     @cached_property
     def fanlight(self) -> Fanlight:
@@ -91,6 +97,47 @@ class Lineup:
 
         return Transformers(self.gguf, name=TRANSFORMERS_BF16, threads=self.threads, dtype="bfloat16")
 
+    def gguf_as(self, kind: str) -> Path:
+        """The default model in a type that llama.cpp requantises it to; Q4_1 is the file as it is."""
+        from benchmarks.peers.llama_cpp import requantise
+
+        return self.gguf if kind == "Q4_1" else requantise(self.gguf, CACHE, kind)
+
+    @property
+    def model(self) -> fanlight_package.Model:
+        """The default model, which keeps nothing between calls."""
+        return self.fanlight.model
+
+    @cached_property
+    def remembering(self) -> fanlight_package.Model:
+        """The default model as `fanlight.load()` gives it, which keeps what texts begin with."""
+        import fanlight
+
+        return fanlight.load(self.gguf, threads=self.threads)
+
+    def fanlight_slots(self, *, n_slots: int = SLOTS, **options: Any) -> FanlightSlots:
+        """Fanlight with many sequences. options: as for FanlightSlots."""
+        from benchmarks.peers.fanlight_slots import FanlightSlots
+
+        return FanlightSlots(self.model, **{"name": OURS, **options}, n_slots=n_slots)
+
+    def llama_slots(
+        self, kind: str, *, n_slots: int = SLOTS, n_ctx: int = SLOT_CTX, unified: bool = False
+    ) -> LlamaSlots:
+        """llama.cpp with many sequences, on a type of the default model. Made anew at each call: close it."""
+        from benchmarks.peers.llama_slots import LlamaSlots
+
+        name = f"llama.cpp {kind}"
+        path = self.gguf_as(kind)
+        return LlamaSlots(path, name=name, threads=self.threads, n_slots=n_slots, n_ctx=n_ctx, unified=unified)
+
+    @cached_property
+    def llama_best(self) -> BestType:
+        """The type with which llama.cpp decodes eight sequences fastest here, tried once."""
+        from benchmarks.figures.best_type import find_best
+
+        return find_best(self)
+
     @cached_property
     def text_ids(self) -> Sequence[int]:
         """The ids of prose.txt, more than a thousand."""
@@ -100,3 +147,12 @@ class Lineup:
         """n ids of the text, others in every round, so that no engine can answer from what it kept of the last one."""
         start = (turn * 7) % (len(self.text_ids) - n)
         return self.text_ids[start : start + n]
+
+    def windows(self, turn: int, lengths: Sequence[int]) -> list[Sequence[int]]:
+        """As many stretches of the text, repeated as far as needed, each from another place, and from others in each round."""
+        n, stride = len(self.text_ids), max(1, len(self.text_ids) // max(1, len(lengths)))
+        found: list[Sequence[int]] = []
+        for i, length in enumerate(lengths):
+            start = (turn * 7 + i * stride) % n
+            found.append([self.text_ids[(start + j) % n] for j in range(length)])
+        return found

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from benchmarks.figures import (
     accounting,
+    arrivals,
+    batched,
+    comparing,
     context,
     decode,
     gpt2_medium,
+    growth,
     loading,
+    long_context,
+    lookup,
+    many,
     memory,
     prefill,
     processors,
     python_share,
     quality,
+    reuse,
     sampling,
+    scheduler,
     startup,
 )
 
@@ -31,6 +40,15 @@ FIGURES = {
         startup,
         loading,
         memory,
+        batched,
+        arrivals,
+        scheduler,
+        comparing,
+        long_context,
+        growth,
+        lookup,
+        reuse,
+        many,
         gpt2_medium,
     )
 }

@@ -18,9 +18,9 @@ class Fanlight:
     def __init__(
         self, path: Path | None, *, name: str, threads: int, settings: Mapping[str, Any] | None = None
     ) -> None:
-        """Load the model; None is the default one."""
+        """Load the model; None is the default one. It keeps no text between calls, which would make a second run a free one."""
         self.name = name
-        self.model = fanlight.load(path, threads=threads)
+        self.model = fanlight.load(path, threads=threads, prefix_bytes=0)
         self.settings = dict(settings or {})
         self._steps: Iterator[Any] = iter(())
 

@@ -24,9 +24,7 @@ class LlamaCpp:
     def __init__(self, path: Path, *, name: str, threads: int, n_ctx: int = 1024) -> None:
         """Load the model. ValueError if llama.cpp does not take the file."""
         self.name = name
-        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), llama_cpp.llama_model_default_params())
-        if not self._model:
-            raise ValueError(f"{path}: llama.cpp does not load this file")
+        self._model = load(path)
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = n_ctx
         params.n_batch = params.n_ubatch = 512
@@ -92,13 +90,30 @@ class LlamaCpp:
         self._position += len(ids)
 
 
-def requantise_q4_0(source: Path, folder: Path) -> Path:
-    """The same model as llama.cpp's own Q4_0, its fastest 4-bit type; kept in `folder`."""
-    target = folder / f"{source.stem}.as-q4_0.gguf"
+FILE_TYPES = {
+    "Q4_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0,
+    "Q8_0": llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0,
+    "F16": llama_cpp.LLAMA_FTYPE_MOSTLY_F16,
+    "IQ4_NL": llama_cpp.LLAMA_FTYPE_MOSTLY_IQ4_NL,
+}
+"""What llama.cpp can make of a file, by the name of most of its matrices' type."""
+
+
+def load(path: Path) -> Any:
+    """A model of llama.cpp. ValueError if llama.cpp does not take the file."""
+    model = llama_cpp.llama_model_load_from_file(os.fsencode(path), llama_cpp.llama_model_default_params())
+    if not model:
+        raise ValueError(f"{path}: llama.cpp does not load this file")
+    return model
+
+
+def requantise(source: Path, folder: Path, kind: str) -> Path:
+    """The same model as llama.cpp itself makes it in another type (of FILE_TYPES); kept in `folder`."""
+    target = folder / f"{source.stem}.as-{kind.lower()}.gguf"
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
         params = llama_cpp.llama_model_quantize_default_params()
-        params.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_0
+        params.ftype = FILE_TYPES[kind]
         params.allow_requantize = True
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             half_written = Path(scratch) / target.name
@@ -106,6 +121,6 @@ def requantise_q4_0(source: Path, folder: Path) -> Path:
                 llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(half_written), ctypes.byref(params))
                 != 0
             ):
-                raise RuntimeError(f"{source}: llama.cpp could not requantise this file to Q4_0")
+                raise RuntimeError(f"{source}: llama.cpp could not requantise this file to {kind}")
             half_written.replace(target)
     return target

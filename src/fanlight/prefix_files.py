@@ -1,7 +1,7 @@
 """Keys and values of a text's beginning, on disk: computed once, gone on from in any process. Knows no tokenizer and no text.
 
-A safetensors file: "ids" (n,), "keys" and "values" (n_layer, n_kv_head, n, head_dim) in the cache's type, for int8 with "key_scales" and
-"value_scales" (n_layer, n_kv_head, n). Its header says what computed them, and a model that is another refuses them.
+A safetensors file: "ids" (n,), "keys" and "values" (n_layer, n_kv_head, n, head_dim) in the cache's type, for int8 with
+"key_scales" and "value_scales" (n_layer, n_kv_head, n). Its header says what computed them; another model refuses them.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def load_prefix(engine: Engine, path: str | os.PathLike[str], identity: Identity
     arrays: dict[str, NDArray[Any]] = {}
     for key, array in file.arrays.items():
         if array.dtype not in _TYPES:
-            raise CheckpointError(f"{name}: array {key!r} is of type {array.dtype}, expected one of {', '.join(_TYPES)}")
+            raise CheckpointError(
+                f"{name}: array {key!r} is of type {array.dtype}, expected one of {', '.join(_TYPES)}"
+            )
         arrays[key] = np.frombuffer(array.data, np.dtype(_TYPES[array.dtype])).reshape(array.shape).copy()
     file.check_unchanged()
     ids = _checked_ids(name, arrays.pop("ids", None), engine.decoder.config.n_vocab)
@@ -125,7 +127,9 @@ def load_prefix(engine: Engine, path: str | os.PathLike[str], identity: Identity
 
 def _check_origin(name: str, metadata: Mapping[str, Any], identity: Identity) -> None:
     if metadata.get("format") != KIND:
-        raise CheckpointError(f"{name}: this is no prefix that Fanlight saved ('format' is {metadata.get('format')!r:.40})")
+        raise CheckpointError(
+            f"{name}: this is no prefix that Fanlight saved ('format' is {metadata.get('format')!r:.40})"
+        )
     if metadata.get("version") != VERSION:
         raise CheckpointError(
             f"{name}: a prefix of version {metadata.get('version')!r:.20}, this Fanlight reads version {VERSION}; save it again"
@@ -142,7 +146,9 @@ def _checked_ids(name: str, ids: NDArray[Any] | None, n_vocab: int) -> tuple[int
     if ids is None or ids.ndim != 1 or ids.dtype.kind != "i" or not len(ids):
         raise CheckpointError(f"{name}: 'ids' is missing, or not a row of numbers; the file is damaged: save it again")
     if int(ids.min()) < 0 or int(ids.max()) >= n_vocab:
-        raise CheckpointError(f"{name}: 'ids' holds numbers outside of 0 to {n_vocab - 1}; the file is damaged: save it again")
+        raise CheckpointError(
+            f"{name}: 'ids' holds numbers outside of 0 to {n_vocab - 1}; the file is damaged: save it again"
+        )
     return tuple(map(int, ids))
 
 

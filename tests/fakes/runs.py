@@ -148,5 +148,5 @@ def decoder_of(logits_of: Callable[[Sequence[int]], NDArray[np.float32]], n_voca
 
 def n_lent(model: Model) -> int:
     """Pages that texts on their way hold: all that are in use without those that are kept for the next call."""
-    assert model._idle is not None, "a call has not given its engine back"
-    return model._idle.cache.pool.n_pages - model._idle.cache.n_kept
+    assert model._spare.idle is not None, "a call has not given its engine back"
+    return model._spare.idle.cache.pool.n_pages - model._spare.idle.cache.n_kept

@@ -42,7 +42,9 @@ class PagedCache:
         self.page_tokens = pool.page_tokens
         self.max_pages: int | None = None
         self.n_ctx = n_ctx
-        self._shared: dict[int, int] = {}  # page -> how many hold it (slots, and the prefixes), where more than one does
+        self._shared: dict[
+            int, int
+        ] = {}  # page -> how many hold it (slots, and the prefixes), where more than one does
         n_kept = prefix_bytes // pool.page_bytes
         self.prefixes = (
             PrefixTree(pool.page_tokens, n_kept, hold=self._hold, let_go=self._let_go) if n_kept > 0 else None

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fanlight.decoding.processors import Processor, Surroundings
 
 if TYPE_CHECKING:
     from fanlight.decoding.config import GenerationConfig
+    from fanlight.decoding.synthid import SynthIDDetection
+    from fanlight.decoding.watermark import Detection
+    from fanlight.kernels.ops import Ops
 
 
 def watermark_of(value: Any) -> Any:
@@ -38,3 +41,23 @@ def watermark(config: GenerationConfig, around: Surroundings) -> Processor | Non
     if isinstance(settings, SynthID):
         return SynthIDProcessor(settings, around.n_prompt, around.ops)
     return WatermarkProcessor(settings, around.n_vocab, around.ops)
+
+
+def detect(
+    ids: Sequence[int],
+    watermarking_config: Any,
+    *,
+    n_vocab: int,
+    ops: Ops,
+    eos_ids: Sequence[int],
+    bos_id: int | None,
+    z_threshold: float,
+) -> Detection | SynthIDDetection:
+    """How much ids look as if they were made with this watermark. Errors: OptionError."""
+    from fanlight.decoding.synthid import SynthID, SynthIDDetector
+    from fanlight.decoding.watermark import WatermarkDetector
+
+    settings = watermark_of(watermarking_config)
+    if isinstance(settings, SynthID):
+        return SynthIDDetector(settings, eos_ids).detect(ids, z_threshold=z_threshold)
+    return WatermarkDetector(settings, n_vocab, ops, bos_id).detect(ids, z_threshold=z_threshold)

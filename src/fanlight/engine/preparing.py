@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fanlight.decoding.config import DEFAULTS, GenerationConfig
 from fanlight.decoding.processors import Processor, Surroundings
-from fanlight.engine.request import checked_ids
+from fanlight.decoding.step import StepSettings
+from fanlight.decoding.strategies.choose import SAMPLING, strategy_of
+from fanlight.engine.request import checked_ids, seed_of
 from fanlight.errors import OptionError
 
 if TYPE_CHECKING:
@@ -101,6 +103,19 @@ class Preparer:
             given=prepared.given,
             others=others,
         )
+
+    def one_choice(self, config: GenerationConfig, ids: tuple[int, ...]) -> StepSettings:
+        """What decides the token after ids, without a text around it. Errors: OptionError, and those of `prepare`."""
+        if strategy_of(config) != SAMPLING or config.token_healing:
+            raise OptionError("next_token makes one choice: searches and token_healing need a text; use generate")
+        limits = [config.max_length] if config.max_length is not None and config.new_tokens is None else []
+        limits += [len(ids) + config.new_tokens] if config.new_tokens is not None else []
+        prepared = self.prepare(config, ids)
+        around = self.surroundings(prepared, seed=seed_of(config), max_length=min(limits, default=None))
+        settings = StepSettings.of(config, around)
+        if settings.besides:
+            raise OptionError("settings that set two rows against each other need a text: use generate, not next_token")
+        return settings
 
     def _constraint(self, kind: str, config: GenerationConfig, n_prompt: int, eos_ids: tuple[int, ...]) -> Constraint:
         from fanlight.decoding.constraints import Constraint, Grammar

@@ -56,20 +56,21 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Put a sequence of which something is wanted into the queue, unless it is here already."""
-        if sequence not in self.running and sequence not in self.waiting:
+        if not sequence.is_here:
+            sequence.is_here = True
             insort(self.waiting, sequence, key=_rank)
 
     def join(self, sequence: Sequence, beside: Sequence) -> None:
         """A fork runs where what it was forked from runs."""
         if beside in self.running:
+            sequence.is_here = True
             self.running.insert(self.running.index(beside) + 1, sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence and free what it holds; one that is not here does no harm."""
-        if sequence in self.running:
-            self.running.remove(sequence)
-        elif sequence in self.waiting:
-            self.waiting.remove(sequence)
+        if sequence.is_here:
+            sequence.is_here = False
+            (self.running if sequence in self.running else self.waiting).remove(sequence)
         self.cache.release(sequence.slot)
 
     def next_up(self) -> list[Sequence]:
@@ -158,7 +159,8 @@ class Scheduler:
     def _evict(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         sequence.evict()
-        if sequence.want is not None:
+        sequence.is_here = sequence.want is not None
+        if sequence.is_here:
             insort_left(self.waiting, sequence, key=_rank)
 
 

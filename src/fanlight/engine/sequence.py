@@ -21,7 +21,20 @@ DECODE_ROWS = 32
 class Sequence:
     """See decoding.strategies.base.Line. The scheduler's unit."""
 
-    __slots__ = ("answer", "closed", "ids", "is_prompt", "lane", "n_full", "n_reused", "rank", "run", "slot", "want")
+    __slots__ = (
+        "answer",
+        "closed",
+        "ids",
+        "is_here",
+        "is_prompt",
+        "lane",
+        "n_full",
+        "n_reused",
+        "rank",
+        "run",
+        "slot",
+        "want",
+    )
 
     def __init__(self, run: Run, lane: Lane, ids: Iterable[int], slot: CacheSlot) -> None:
         self.run, self.lane, self.slot = run, lane, slot
@@ -31,6 +44,8 @@ class Sequence:
         self.want: Want | None = None
         self.answer: Answer | None = None
         self.closed = False
+        self.is_here = False
+        """Whether the scheduler has it."""
         self.is_prompt = True
         """Whether it never had an answer: what it computes is worth waiting for."""
         self.n_reused = 0
