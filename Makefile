@@ -26,13 +26,15 @@ CXX := $(shell command -v c++ || command -v g++ || command -v clang++)
 endif
 export CXX
 
-.PHONY: help run install test lint types contracts check bench stubs sanitize neon wheel clean
+.PHONY: help run install test test-jobs lint types contracts check bench llama-server stubs sanitize neon wheel clean
 
 help:
 	@echo 'make run [PROMPT="..."] [ARGS="..."]   continue a prompt with the default model'
 	@echo 'make test [ARGS="-k sampler"]          the test suite'
+	@echo 'make test-jobs                         the tests of batch jobs on Ray and of lm-evaluation-harness (installs both)'
 	@echo 'make check                             lint, types and import contracts'
 	@echo 'make bench [ARGS="decode"]             race against llama.cpp and transformers (installs them: about 15 minutes)'
+	@echo 'make llama-server                      llama.cpp'"'"'s server, which one figure of make bench races against'
 	@echo 'make stubs                             write the stub of the native module again'
 	@echo 'make sanitize                          the kernel tests under address and undefined-behaviour sanitizers'
 	@echo 'make neon                              compile the native sources for 64-bit ARM, and run their twins under qemu'
@@ -101,7 +103,16 @@ endif
 # -- checks ------------------------------------------------------------------------------------------------------------
 
 test: install .venv/test.stamp .venv/model.stamp .venv/encoder.stamp
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --ignore=tests/jobs $(ARGS)
+
+# Ray and lm-evaluation-harness, which the suite above does without.
+.venv/jobs.stamp: pyproject.toml .venv/test.stamp
+	@echo "[setup] installing Ray and lm-evaluation-harness"
+	@$(call IN_PLACE,-qq,[test,ray,eval])
+	@touch $@
+
+test-jobs: install .venv/jobs.stamp .venv/model.stamp
+	@$(BIN)/python -m pytest tests/jobs $(ARGS)
 
 check: lint types contracts
 
@@ -114,6 +125,23 @@ types: .venv/test.stamp
 
 contracts: .venv/test.stamp
 	@$(BIN)/lint-imports
+
+LLAMA := build/llama-server
+LLAMA_VERSION := 0.3.36
+LLAMA_FLAGS := -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF -DGGML_NATIVE=ON -DLLAMA_BUILD_SERVER=ON -DLLAMA_BUILD_TESTS=OFF \
+  -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF
+
+llama-server: $(LLAMA)/bin/llama-server
+
+$(LLAMA)/bin/llama-server: .venv/install.stamp
+	@echo "[setup] compiling llama.cpp's server, about fifteen minutes"
+	@command -v cmake >/dev/null || $(PIP) install -qq "cmake>=3.20"
+	@mkdir -p $(LLAMA)
+	@{ $(PIP) download --no-deps --no-binary llama-cpp-python -d $(LLAMA) "llama-cpp-python==$(LLAMA_VERSION)" \
+	  && tar -xzf $(LLAMA)/llama_cpp_python-$(LLAMA_VERSION).tar.gz -C $(LLAMA) \
+	  && $(CMAKE) -S $(LLAMA)/llama_cpp_python-$(LLAMA_VERSION)/vendor/llama.cpp -B $(LLAMA) $(LLAMA_FLAGS) \
+	  && $(CMAKE) --build $(LLAMA) --target llama-server --parallel $(CORES); } >$(LLAMA)/make.log 2>&1 \
+	  || { tail -n 40 $(LLAMA)/make.log; echo "error: llama.cpp's server did not compile (whole log: $(LLAMA)/make.log)"; exit 1; }
 
 bench: install .venv/model.stamp .venv/bench.stamp
 	@$(BIN)/python -m benchmarks.run $(ARGS)
