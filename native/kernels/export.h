@@ -5,7 +5,7 @@ namespace fanlight::FANLIGHT_ISA {
 
 inline const Kernels* table() {
   static const Kernels k = {
-      .name = kName, .max_rows = kMaxRows, .max_attn_rows = kMaxAttnRows,
+      .name = kName, .max_rows = kMaxRows, .max_float_rows = kMaxFloatRows, .max_attn_rows = kMaxAttnRows,
       .tile_f32 = tile_f32, .tile_f16 = tile_f16, .tile_bf16 = tile_bf16, .tile_q4_1 = tile_q4_1, .tile_q8_0 = tile_q8_0,
       .quantize = quantize, .extremes = extremes, .round_bytes = round_bytes, .round_nibbles = round_nibbles,
       .half_to_float = half_to_float, .add = add_rows, .silu = silu, .gelu_tanh = gelu_tanh, .gelu = gelu,

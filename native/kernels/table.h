@@ -58,11 +58,17 @@ struct RowRing {
   float outer_low, inner_low, inner_high, outer_high;
 };
 
-using TileFn = void (*)(const uint8_t* w, int n_in, const Activations& a, int row, int n_rows, float* out);
+// Bytes that will be wanted soon: a tile's loop asks for them bit by bit.
+struct Ahead {
+  const uint8_t* at = nullptr;
+  size_t bytes = 0;
+};
+
+using TileFn = void (*)(const uint8_t* w, int n_in, const Activations& a, int row, int n_rows, Ahead ahead, float* out);
 
 struct Kernels {
   const char* name;
-  int max_rows;        // rows per tile call
+  int max_rows, max_float_rows;  // rows per tile call: of int8 and of float activations
   int max_attn_rows;
 
   TileFn tile_f32, tile_f16, tile_bf16, tile_q4_1, tile_q8_0;

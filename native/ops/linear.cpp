@@ -20,6 +20,7 @@ constexpr int kMaxRows = 1 << 28;              // of a matrix: sizes in bytes fi
 constexpr int kFewRows = 4;                    // up to here memory is the limit, and reading ahead helps
 constexpr int kBlockRows = 64;
 constexpr size_t kStepBytes = size_t{48} * 1024;
+constexpr size_t kAheadInTile = 4096;          // where one call has all rows, it asks for what it reads so many bytes later
 constexpr size_t kAheadBytes = size_t{64} * 1024;
 
 Activation activation_named(const std::string& name) {
@@ -270,8 +271,14 @@ void Linear::unit(int u, int first, int last, const Activations& a, const Tensor
   const uint8_t* w = weights_.data + segment.offset_of(u * n_tiles);
   alignas(64) float out[4][kBlockRows * kTile];
   for (int i = 0; i < n_tiles; w += segment.tile_bytes[i % 2], i++) {
-    const TileFn tile = k.*(segment.types[i % 2]->tile);
-    for (int r = first; r < last; r += k.max_rows) tile(w, n_in_, a, r, std::min(k.max_rows, last - r), out[i] + (r - first) * kTile);
+    const PackedType& type = *segment.types[i % 2];
+    const TileFn tile = k.*(type.tile);
+    const int step = type.quantised ? k.max_rows : k.max_float_rows;
+    const size_t n_calls = static_cast<size_t>((last - first + step - 1) / step), bytes = segment.tile_bytes[i % 2];
+    Ahead ahead{w + kAheadInTile, bytes};
+    if (n_calls > 1) ahead = {w + bytes, segment.tile_bytes[(i + 1) % 2] / n_calls};  // the next tile, a part at each call
+    for (int r = first; r < last; r += step, ahead.at += ahead.bytes)
+      tile(w, n_in_, a, r, std::min(step, last - r), ahead, out[i] + (r - first) * kTile);
   }
   const auto gate = activation_ == Activation::kSilu ? k.silu_mul : k.gelu_mul;
   for (int r = first, at = 0; r < last; r++, at += kTile) {
@@ -304,7 +311,8 @@ Tensor Linear::apply(const Tensor& x, const Tensor* residual) const {
   const std::shared_ptr<Pool> threads = pool();
   const int tiles_per_unit = gated_ ? 4 : 2, n_units = n_tiles_ / tiles_per_unit;
   // An item is a unit for a block of rows; steps are of about 48 KB of weights where one row reads them all.
-  const int n_rows = x.n_rows(), block = kBlockRows / kernels().max_rows * kernels().max_rows, n_blocks = (n_rows + block - 1) / block;
+  const int n_rows = x.n_rows(), at_once = any_quantised_ ? kernels().max_rows : kernels().max_float_rows;
+  const int block = kBlockRows / at_once * at_once, n_blocks = (n_rows + block - 1) / block;
   const size_t unit_bytes = n_bytes() / static_cast<size_t>(n_units);
   const int by_size = static_cast<int>(kStepBytes / unit_bytes), by_share = n_units / (threads->size() * 2);
   const int grain = n_rows <= kFewRows ? std::max(1, std::min(by_size, by_share)) : n_blocks;

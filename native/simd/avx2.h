@@ -9,7 +9,8 @@
 namespace fanlight::avx2 {
 
 constexpr const char* kName = "avx2";
-constexpr int kMaxRows = 3;      // sixteen registers: 3 x 2 integer and 3 x 2 float accumulators
+constexpr int kMaxRows = 4;       // sixteen registers: 4 x 2 integer accumulators; the float ones go to memory once a group
+constexpr int kMaxFloatRows = 3;  // 3 x 2 x 2 accumulators
 constexpr int kMaxAttnRows = 3;
 
 struct F32 { __m256 a, b; };
@@ -136,22 +137,42 @@ FL_FN __m256i four_bytes(const int8_t* a) {
   std::memcpy(&x, a, 4);
   return _mm256_set1_epi32(x);
 }
-FL_FN I32 dot_u4(I32 acc, Bytes w, const int8_t* a) {  // 2 * 15 * 127 fits 16 bits: maddubs cannot saturate
-  __m256i x = four_bytes(a), one = _mm256_set1_epi16(1);
-  return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(_mm256_maddubs_epi16(w.a, x), one)),
-          _mm256_add_epi32(acc.b, _mm256_madd_epi16(_mm256_maddubs_epi16(w.b, x), one))};
+// A group's dot products of 4-bit weights, as pairs of 16 bits until the group is done: 8 * 2 * 15 * 127 fits 16 bits, so that neither
+// maddubs nor a sum of eight of them saturates, and what widens is needed once a group.
+struct Sum4 { __m256i a, b; };
+FL_FN Sum4 first_u4(Bytes w, const int8_t* a) {
+  const __m256i x = four_bytes(a);
+  return {_mm256_maddubs_epi16(w.a, x), _mm256_maddubs_epi16(w.b, x)};
 }
-FL_FN __m256i dot_s8_half(__m256i acc, __m256i stored, __m256i x) {
+FL_FN Sum4 add_u4(Sum4 x, Sum4 y) { return {_mm256_add_epi16(x.a, y.a), _mm256_add_epi16(x.b, y.b)}; }
+FL_FN Sum4 dot_u4(Sum4 acc, Bytes w, const int8_t* a) { return add_u4(acc, first_u4(w, a)); }
+FL_FN I32 sum_u4(Sum4 x) {
+  const __m256i one = _mm256_set1_epi16(1);
+  return {_mm256_madd_epi16(x.a, one), _mm256_madd_epi16(x.b, one)};
+}
+struct Signed { __m256i a, b, size_a, size_b; };
+FL_FN Signed load_signed(const uint8_t* p) {
+  const Bytes stored = load_bytes(p);
+  const __m256i top = _mm256_set1_epi8(-128), a = _mm256_xor_si256(stored.a, top), b = _mm256_xor_si256(stored.b, top);
+  return {a, b, _mm256_abs_epi8(a), _mm256_abs_epi8(b)};
+}
+FL_FN __m256i dot_s8_half(__m256i acc, __m256i w, __m256i size, __m256i x) {
   // w * x = |w| * (sign(w) x): |w| <= 128 fits unsigned bytes, x > -128 can be negated, and 2 * 128 * 127 fits 16 bits
-  __m256i w = _mm256_xor_si256(stored, _mm256_set1_epi8(-128));
-  __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+  const __m256i pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(x, w));
   return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-FL_FN I32 dot_s8(I32 acc, Bytes w, const int8_t* a) {
-  __m256i x = four_bytes(a);
-  return {dot_s8_half(acc.a, w.a, x), dot_s8_half(acc.b, w.b, x)};
+FL_FN I32 dot_s8(I32 acc, Signed w, const int8_t* a) {
+  const __m256i x = four_bytes(a);
+  return {dot_s8_half(acc.a, w.a, w.size_a, x), dot_s8_half(acc.b, w.b, w.size_b, x)};
 }
 FL_FN I32 dot_s8_start(int32_t) { return splat_i(0); }
+
+// Holds gcc to the order of the source: reordered, a tile's loop has more live vectors than there are registers, and takes twice as long.
+FL_FN void in_order(F32& x) { asm("" : "+x"(x.a), "+x"(x.b)); }
+FL_FN void in_order(I32& x) { asm("" : "+x"(x.a), "+x"(x.b)); }
+FL_FN void in_order(Bytes& x) { asm("" : "+x"(x.a), "+x"(x.b)); }
+FL_FN void in_order(Sum4& x) { asm("" : "+x"(x.a), "+x"(x.b)); }
+FL_FN void in_order(Signed& x) { asm("" : "+x"(x.a), "+x"(x.b), "+x"(x.size_a), "+x"(x.size_b)); }
 
 FL_FN void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 

@@ -10,6 +10,7 @@ namespace fanlight::avx512 {
 
 constexpr const char* kName = "avx512";
 constexpr int kMaxRows = 8;       // rows that a weight tile meets at once: 8 integer and 8 float accumulators
+constexpr int kMaxFloatRows = 8;
 constexpr int kMaxAttnRows = 6;   // 6 x 4 accumulators in the value pass
 
 using F32 = __m512;
@@ -86,8 +87,17 @@ FL_FN I32 dot_u4(I32 acc, Bytes w, const int8_t* a) {
   std::memcpy(&x, a, 4);
   return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x));
 }
-FL_FN I32 dot_s8(I32 acc, Bytes w, const int8_t* a) { return dot_u4(acc, w, a); }
+using Sum4 = I32;
+FL_FN Sum4 first_u4(Bytes w, const int8_t* a) { return dot_u4(splat_i(0), w, a); }
+FL_FN Sum4 add_u4(Sum4 x, Sum4 y) { return add_i(x, y); }
+FL_FN I32 sum_u4(Sum4 x) { return x; }
+using Signed = Bytes;
+FL_FN Signed load_signed(const uint8_t* p) { return load_bytes(p); }
+FL_FN I32 dot_s8(I32 acc, Signed w, const int8_t* a) { return dot_u4(acc, w, a); }
 FL_FN I32 dot_s8_start(int32_t activation_sum) { return splat_i(-128 * activation_sum); }  // undoes the ^ 0x80
+
+template <class V>
+FL_FN void in_order(V&) {}  // avx2.h says what for; here registers suffice
 
 FL_FN void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 

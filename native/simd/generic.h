@@ -11,6 +11,7 @@ namespace fanlight::generic {
 
 constexpr const char* kName = "generic";
 constexpr int kMaxRows = 2;
+constexpr int kMaxFloatRows = 2;
 constexpr int kMaxAttnRows = 2;
 
 struct F32 { float v[16]; };
@@ -107,11 +108,20 @@ FL_FN I32 dot_u4(I32 acc, const Bytes& w, const int8_t* a) {
   FL_EACH for (int k = 0; k < 4; k++) acc.v[i] += w.v[4 * i + k] * a[k];
   return acc;
 }
-FL_FN I32 dot_s8(I32 acc, const Bytes& w, const int8_t* a) {
+using Sum4 = I32;
+FL_FN Sum4 first_u4(const Bytes& w, const int8_t* a) { return dot_u4(splat_i(0), w, a); }
+FL_FN Sum4 add_u4(const Sum4& x, const Sum4& y) { return add_i(x, y); }
+FL_FN I32 sum_u4(const Sum4& x) { return x; }
+using Signed = Bytes;
+FL_FN Signed load_signed(const uint8_t* p) { return load_bytes(p); }
+FL_FN I32 dot_s8(I32 acc, const Signed& w, const int8_t* a) {
   FL_EACH for (int k = 0; k < 4; k++) acc.v[i] += (w.v[4 * i + k] - 128) * a[k];
   return acc;
 }
 FL_FN I32 dot_s8_start(int32_t) { return splat_i(0); }
+
+template <class V>
+FL_FN void in_order(V&) {}  // see avx2.h
 
 FL_FN void prefetch(const void*) {}
 

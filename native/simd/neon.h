@@ -10,6 +10,7 @@ namespace fanlight::neon {
 
 constexpr const char* kName = "neon";
 constexpr int kMaxRows = 3;  // thirty-two registers: 3 x 4 integer and 3 x 4 float accumulators
+constexpr int kMaxFloatRows = 3;
 constexpr int kMaxAttnRows = 3;
 
 struct F32 { float32x4_t q[4]; };
@@ -123,12 +124,25 @@ FL_FN I32 dot_u4(I32 acc, Bytes w, const int8_t* a) {
   FL_EACH acc.q[i] = vdotq_s32(acc.q[i], vreinterpretq_s8_u8(w.q[i]), x);
   return acc;
 }
-FL_FN I32 dot_s8(I32 acc, Bytes w, const int8_t* a) {
+using Sum4 = I32;
+FL_FN Sum4 first_u4(Bytes w, const int8_t* a) { return dot_u4(splat_i(0), w, a); }
+FL_FN Sum4 add_u4(Sum4 x, Sum4 y) { return add_i(x, y); }
+FL_FN I32 sum_u4(Sum4 x) { return x; }
+struct Signed { int8x16_t q[4]; };
+FL_FN Signed load_signed(const uint8_t* p) {
+  Signed r;
+  FL_EACH r.q[i] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(p + 16 * i), vdupq_n_u8(0x80)));
+  return r;
+}
+FL_FN I32 dot_s8(I32 acc, Signed w, const int8_t* a) {
   int8x16_t x = four_bytes(a);
-  FL_EACH acc.q[i] = vdotq_s32(acc.q[i], vreinterpretq_s8_u8(veorq_u8(w.q[i], vdupq_n_u8(0x80))), x);
+  FL_EACH acc.q[i] = vdotq_s32(acc.q[i], w.q[i], x);
   return acc;
 }
 FL_FN I32 dot_s8_start(int32_t) { return splat_i(0); }
+
+template <class V>
+FL_FN void in_order(V&) {}  // avx2.h says what for; here registers suffice
 
 FL_FN void prefetch(const void* p) { __builtin_prefetch(p); }
 

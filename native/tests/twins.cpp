@@ -1,5 +1,6 @@
 // Every instruction set that this processor runs, against the generic kernels: a program without Python, so that it runs in an
 // emulator too (`make neon`). The definition is in fanlight/kernels/reference.py; tests/kernels compares with that.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -46,12 +47,18 @@ void check_tiles(const Kernels& k, const Kernels& g) {
     }
   };
   const std::vector<float> x = numbers(8 * n_in);
-  for (int rows = 1; rows <= k.max_rows && rows <= g.max_rows; rows++) {
-    auto run = [&](const Kernels& t, TileFn tile) {
-      std::vector<uint8_t> panels(static_cast<size_t>(rows * groups * kPanelBytes));
-      t.quantize(x.data(), n_in, rows, groups, panels.data());
+  for (int rows = 1; rows <= 8; rows++) {
+    auto run = [&](const Kernels& t, TileFn tile) {  // as many at once as `t` takes
       std::vector<float> out(static_cast<size_t>(rows) * kTile);
-      tile(bytes.data(), n_in, {x.data(), n_in, panels.data()}, 0, rows, out.data());
+      const bool is_quantised = tile == t.tile_q4_1 || tile == t.tile_q8_0;
+      const int step = is_quantised ? t.max_rows : t.max_float_rows;
+      for (int first = 0; first < rows; first += step) {
+        const int n = std::min(step, rows - first);
+        const float* at = x.data() + first * n_in;
+        std::vector<uint8_t> panels(static_cast<size_t>(n * groups * kPanelBytes));
+        t.quantize(at, n_in, n, groups, panels.data());
+        tile(bytes.data(), n_in, {at, n_in, panels.data()}, 0, n, {}, out.data() + first * kTile);
+      }
       return out;
     };
     for (int i = 0; i < groups; i++) scales(static_cast<size_t>(i) * 320, 32);

@@ -141,6 +141,23 @@ def test_extreme_bytes_do_not_saturate(native: Any) -> None:
         assert_close(got, want)
 
 
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 4, 5, 9])
+def test_largest_nibbles_do_not_saturate(native: Any, n_rows: int) -> None:
+    """A group of weights of 15 under activations of one sign: the largest sum that sixteen bits must hold."""
+    blocks = np.zeros(7, np.dtype([("d", "<f2"), ("m", "<f2"), ("q", "u1", (16,))]))
+    blocks["d"], blocks["m"], blocks["q"] = (
+        1,
+        np.arange(7),
+        [[0xFF] * 16, [0xF0] * 16, [0x0F] * 16, [0] * 16] + [[0xFF, 0] * 8] * 3,
+    )
+    signs = np.where(np.arange(n_rows) % 2, -1, 1).astype(np.float32)
+    x, xr = pair(native, np.repeat(signs[:, None], 32, axis=1))
+    parts = [Part(blocks.tobytes(), 7, "Q4_1")]
+    got = native.linear(x, native.pack(32, parts)).numpy()
+    assert_close(got, reference.linear(xr, reference.pack(32, parts)).numpy())
+    np.testing.assert_allclose(got[:, 0], 15 * 32 * signs, rtol=1e-6)
+
+
 def test_zero_activations_give_zero(native: Any) -> None:
     x = native.tensor(bytes(4 * 64), 64)
     assert not native.linear(x, packed(native, "Q8_0", numbers((5, 64)))).numpy().any()
