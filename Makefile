@@ -105,10 +105,12 @@ endif
 test: install .venv/test.stamp .venv/model.stamp .venv/encoder.stamp
 	@$(BIN)/python -m pytest --ignore=tests/jobs $(ARGS)
 
+JOBS := [test,ray,eval]
+
 # Ray and lm-evaluation-harness, which the suite above does without.
 .venv/jobs.stamp: pyproject.toml .venv/test.stamp
 	@echo "[setup] installing Ray and lm-evaluation-harness"
-	@$(call IN_PLACE,-qq,[test,ray,eval])
+	@$(call IN_PLACE,-qq,$(JOBS))
 	@touch $@
 
 test-jobs: install .venv/jobs.stamp .venv/model.stamp
