@@ -294,7 +294,7 @@ def test_lookup_finds_what_followed_the_longest_match_that_came_last(
     ids: list[int], n_gram: int, n_tokens: int, cuts: list[int], room: int
 ) -> None:
     """However the text grew."""
-    lookup = PromptLookup(n_tokens, n_gram, lambda: 0.01)
+    lookup = PromptLookup(n_tokens, n_gram, lambda: 8)
     for cut in cuts:
         list(lookup.guess(ids[:cut], None, room))  # type: ignore[arg-type, call-overload]
     steps = lookup.guess(ids, None, room)  # type: ignore[arg-type]
@@ -304,7 +304,7 @@ def test_lookup_finds_what_followed_the_longest_match_that_came_last(
     for n in range(min(n_gram, len(ids) - 1), 0, -1):
         ends = [end for end in range(n, len(ids)) if ids[end - n : end] == ids[len(ids) - n :]]
         if ends:
-            longest = {1: 3, 2: 9, 3: 16, 4: 28}[n]  # 0.3^n, 0.6^n, 0.75^n, 0.85^n are above 0.01
+            longest = {1: 1, 2: 3, 3: 5, 4: 7}[n]  # with shares of 0.3, 0.6, 0.75 and 0.85, a pass that costs 8 rows
             expected = ids[ends[-1] : ends[-1] + min(room, n_tokens, longest)]
             break
     assert returned.value.value == expected
@@ -324,21 +324,33 @@ def lookup_lengths(lookup: PromptLookup, outcomes: Sequence[int]) -> list[int]:
 
 
 def test_a_lookup_guesses_more_after_success_and_less_after_failure() -> None:
-    lengths = lookup_lengths(PromptLookup(10, 1, lambda: 0.14), [99] * 9 + [0] * 40)
+    lengths = lookup_lengths(PromptLookup(9, 1, lambda: 8), [99] * 20 + [0] * 40)
     assert lengths[0] == 1
-    assert lengths[:10] == sorted(lengths[:10])
-    assert lengths[9] == 10
-    assert lengths[9:25] == sorted(lengths[9:25], reverse=True)
-    assert 0 in lengths[20:]
+    assert lengths[:20] == sorted(lengths[:20])
+    assert lengths[20] == 9
+    assert lengths[20:30] == sorted(lengths[20:30], reverse=True)
+    assert 0 in lengths[24:]
     assert 1 in lengths[lengths.index(0, 20) :], "it looks again, now and then"
 
 
-def test_a_lookup_guesses_less_the_more_a_row_costs() -> None:
-    first = [
-        lookup_lengths(PromptLookup(99, 1, lambda cost=cost: cost), [0])[0] for cost in (0.001, 0.1, 0.29, 0.31, 1)
-    ]  # type: ignore[misc]
-    assert first == [5, 1, 1, 0, 0]
-    sure = [lookup_lengths(PromptLookup(99, 1, lambda cost=cost: cost), [99] * 30)[-1] for cost in (0.1, 0.5, 0.9, 1)]  # type: ignore[misc]
+def test_a_lookup_guesses_less_the_less_a_pass_costs() -> None:
+    costs = (100, 8, 1, 0)
+    first = [lookup_lengths(PromptLookup(99, 1, lambda cost=cost: cost), [0])[0] for cost in costs]  # type: ignore[misc]
+    assert first == [3, 1, 0, 0]
+    sure = [lookup_lengths(PromptLookup(99, 1, lambda cost=cost: cost), [99] * 60)[-1] for cost in costs]  # type: ignore[misc]
     assert sure == sorted(sure, reverse=True)
     assert sure[0] > 20
     assert sure[-1] == 0
+
+
+@pytest.mark.parametrize(("right", "n"), [(0.85, 4), (0.75, 3)])
+def test_a_guess_gives_the_most_tokens_for_its_rows(right: float, n: int) -> None:
+    """Against every other length."""
+
+    def rate(length: int) -> float:
+        return sum(right**i for i in range(length + 1)) / (8 + 1 + length)
+
+    ids = [*range(10, 10 + n), *range(30, 70), *range(10, 10 + n)]
+    with pytest.raises(StopIteration) as returned:
+        next(PromptLookup(40, n, lambda: 8).guess(ids, None, 99))  # type: ignore[arg-type]
+    assert len(returned.value.value) == max(range(41), key=rate)

@@ -124,10 +124,9 @@ class Run:
         """See Host."""
         return self.lanes[model].cache.n_ctx
 
-    def row_cost(self) -> float:
+    def pass_cost(self) -> float:
         """See Host."""
-        share = PASS / max(1, self.lanes[MAIN].n_sequences)  # of what a pass costs whatever is in it
-        return 1 / (1 + share)
+        return PASS / max(1, self.lanes[MAIN].n_sequences)
 
     def read_out(self, states: Tensor, *, norm: bool) -> Tensor:
         """See Host."""

@@ -112,8 +112,8 @@ class Host(Protocol):
     def window(self, model: str) -> int:
         """How many ids a line of this model may have."""
 
-    def row_cost(self) -> float:
-        """What another row of a pass costs, as a part of what a token costs that comes without being guessed."""
+    def pass_cost(self) -> float:
+        """What a pass costs this text beside its rows, in rows: less among many texts, which share it."""
 
     def read_out(self, states: Tensor, *, norm: bool) -> Tensor:
         """States -> logits by the model's head."""

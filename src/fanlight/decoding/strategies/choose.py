@@ -179,7 +179,7 @@ def start(
         drafter: Drafter | None = None
         if config.prompt_lookup_num_tokens is not None:
             n_gram = config.max_matching_ngram_size or DEFAULT_NGRAM
-            drafter = PromptLookup(config.prompt_lookup_num_tokens, n_gram, host.row_cost)
+            drafter = PromptLookup(config.prompt_lookup_num_tokens, n_gram, host.pass_cost)
         elif config.assistant_early_exit is not None:
             drafter = EarlyExit(host, line, config.assistant_early_exit)
         elif has_assistant:

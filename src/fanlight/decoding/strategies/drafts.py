@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from math import exp, log
+from math import exp
 from typing import TYPE_CHECKING
 
 from fanlight.decoding.step import StepSettings, decide
@@ -34,16 +34,16 @@ MEMORY = 0.9
 class PromptLookup:
     """What followed the last tokens when they came before: the longest match, the last of several.
 
-    A guess has as many tokens as are worth their rows: the i-th one is right in share^i of all cases, where `share` is what this
-    text has shown for matches of that length, and a row costs a part of a pass.
+    The i-th token of a guess is right in share^i of all cases, where `share` is what this text has shown for matches of that
+    length. A guess is as long as gives the most tokens for the time that the pass takes.
     """
 
     name = "prompt_lookup"
     is_sure = False
 
-    def __init__(self, n_tokens: int, n_gram: int, cost: Callable[[], float] = lambda: 0.1) -> None:
-        """n_tokens: the longest guess. n_gram: the longest match that is looked for. cost: see Host.row_cost."""
-        self.n_tokens, self.n_gram, self._cost = n_tokens, n_gram, cost
+    def __init__(self, n_tokens: int, n_gram: int, pass_cost: Callable[[], float]) -> None:
+        """n_tokens: the longest guess. n_gram: the longest match that is looked for. pass_cost: see Host."""
+        self.n_tokens, self.n_gram, self._pass_cost = n_tokens, n_gram, pass_cost
         self._seen: list[dict[tuple[int, ...], int]] = [{} for _ in range(n_gram + 1)]
         self._n_indexed = 0  # ids[:n] whose n-grams, with a token after them, are in _seen
         self._right = [share * weight for share, weight in PRIOR]
@@ -69,13 +69,16 @@ class PromptLookup:
             self._tried[bucket] = self._tried[bucket] * MEMORY + 1
 
     def _worth(self) -> int:
-        """How many tokens to guess: as long as share^i is above the cost of a row."""
-        share, cost = self._right[self._bucket] / self._tried[self._bucket], self._cost()
-        if share <= cost:  # now and then a look, for the text may have changed
+        """How many tokens to guess: the most of them for the rows of the pass and its own cost."""
+        share = self._right[self._bucket] / self._tried[self._bucket]
+        n_tokens, right, cost = 1.0, share, self._pass_cost() + 1
+        n = 0
+        while n < self.n_tokens and (n_tokens + right) * cost > n_tokens * (cost + 1):
+            n_tokens, right, cost, n = n_tokens + right, right * share, cost + 1, n + 1
+        if not n:  # now and then a look, for the text may have changed
             self._right[self._bucket] += FORGIVENESS
             self._tried[self._bucket] += FORGIVENESS
-            return 0
-        return self.n_tokens if share >= 0.999 else min(self.n_tokens, int(log(cost) / log(share)))
+        return n
 
     def _index(self, ids: Sequence[int]) -> None:
         for end in range(self._n_indexed, len(ids)):  # the n-grams before position `end`, which is what followed them
