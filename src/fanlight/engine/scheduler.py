@@ -48,6 +48,7 @@ class Scheduler:
         self.max_batch = max_batch
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
+        self._n_evicted = 0
 
     @property
     def has_work(self) -> bool:
@@ -86,10 +87,12 @@ class Scheduler:
         return work
 
     def _plan_decode(self) -> list[Work]:
-        work = []
+        work, reserve, n_evicted = [], self.cache.reserve, self._n_evicted
         for sequence in tuple(self.running):
-            if sequence.is_decoding and self._make_room(sequence, sequence.n_pending):
-                work.append(Work(sequence, sequence.n_pending))
+            if sequence.is_decoding and (n_evicted == self._n_evicted or sequence in self.running):
+                n = sequence.n_pending
+                if reserve(sequence.slot, n) or self._make_room(sequence, n):
+                    work.append(Work(sequence, n))
         return work
 
     def _plan_prefill(self, work: list[Work]) -> None:
@@ -158,6 +161,7 @@ class Scheduler:
 
     def _evict(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
+        self._n_evicted += 1
         sequence.evict()
         sequence.is_here = sequence.want is not None
         if sequence.is_here:

@@ -60,7 +60,10 @@ class Sequence:
     @property
     def is_decoding(self) -> bool:
         """Whether all that is left to compute are a few rows whose logits are wanted."""
-        return self.want is not None and 0 < len(self.ids) - self.slot.length <= min(self.want.n_rows, DECODE_ROWS)
+        if self.want is None:
+            return False
+        n = len(self.ids) - self.slot.length
+        return n == 1 or 0 < n <= min(self.want.n_rows, DECODE_ROWS)
 
     def ask(self, want: Want) -> None:
         """Take up a want. What only the first layers computed is forgotten, unless the same is wanted again."""

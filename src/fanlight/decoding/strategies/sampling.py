@@ -64,7 +64,8 @@ def sample(
 ) -> Steps:
     """Write one text. layers: whose read-outs a processor wants to see (DoLa)."""
     kept = kept_layers(host)
-    ids, lines = output.ids, [line, *(other.line for other in beside)]
+    looked_at = (*layers, *kept)
+    ids, lines, keeps_cache = output.ids, [line, *(other.line for other in beside)], host.config.use_cache
     scored = output.score is not None
     is_calibrated = drafter is None or drafter.is_sure  # else one pass goes first that tells what guesses save
     while True:
@@ -77,7 +78,10 @@ def sample(
                     each.ids.extend(guess)
             is_calibrated = True
             n_rows = len(guess) + 1
-            answers = yield [Want(line, n_rows, (*layers, *kept)), *(Want(other.line, n_rows) for other in beside)]
+            wants = [Want(line, n_rows, looked_at)]
+            if beside:
+                wants += [Want(other.line, n_rows) for other in beside]
+            answers = yield wants
         else:
             answers, start = start.answers, None
         n_right = 0
@@ -108,7 +112,7 @@ def sample(
             if surplus:
                 host.cut(each, len(each.ids) - surplus)
             each.ids.append(token)
-            if not host.config.use_cache:
+            if not keeps_cache:
                 host.recompute(each)
         if guess and drafter is not None:
             drafter.learn(ids, len(guess), n_right)
