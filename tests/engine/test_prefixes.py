@@ -125,7 +125,7 @@ def test_an_assistant_shares_beginnings_too() -> None:
         request = one.submit(COMMON, config_of({"max_new_tokens": 5, "ignore_eos": True}), Helpers(assistant=assistant))
         found.append(usage(one.run(), request.id))
     assert found[0].n_reused == 0
-    assert found[1].n_reused == 20 + 21  # one line asks when the first token is chosen
+    assert found[1].n_reused == 20 + 22  # the assistant is asked when two tokens are chosen
     assert found[1].n_computed < found[0].n_computed - 30
 
 
