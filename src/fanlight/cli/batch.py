@@ -253,8 +253,8 @@ Run every row of FILE through the model: JSON lines (.jsonl), the same gzipped, 
   {"prompt": "Once upon a time"}
   {"id": "b", "messages": [{"role": "user", "content": "Hello"}], "temperature": 0.7, "metadata": {"any": 1}}
 
-A row has a prompt or messages, and may have an id, settings of its own (at the top or under "settings"; a "preset" too),
-which go before the flags, and metadata, which its result repeats. Results go to the file of -o, whose ending says its
+A row has a prompt or messages, and may have an id, settings of its own (at the top or under "settings"; a "preset"
+too), which go before the flags, and metadata, which its result repeats. Results go to the file of -o, whose ending says its
 form: .jsonl, .jsonl.gz, .parquet. Every row has exactly one: a text, or the error that it met. A row's seed comes from
 --seed and its id, so a text does not depend on order, batch size or interruptions.
 
