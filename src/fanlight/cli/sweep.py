@@ -180,8 +180,8 @@ Every setting of a grid on every prompt: perplexity, distinct-n, Self-BLEU, repe
 setting, and which settings no other betters in both quality and diversity.
 
 PROMPTS is a .txt file with a prompt a line, or .jsonl with texts, {"id": ..., "prompt": ...} or {"messages": [...]}.
-Every text goes to the file of -o as soon as it is made. After a kill, the same command with --resume goes on; nothing is
-lost and nothing made twice. Other flags are common to all settings.""",
+Every text goes to the file of -o as soon as it is made. After a kill, the same command with --resume goes on; nothing
+is lost and nothing made twice. Other flags are common to all settings.""",
     groups=(
         (
             "sweep",
