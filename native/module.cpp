@@ -23,6 +23,7 @@
 #include "core/finite.h"
 #include "core/guard.h"
 #include "core/pool.h"
+#include "kv_arrays.h"
 #include "ops/attention.h"
 #include "ops/linear.h"
 #include "ops/norm.h"
@@ -248,7 +249,11 @@ NB_MODULE(_native, m) {
       .def_prop_ro("n_pages", &KVPool::n_pages)
       .def("allocate", &KVPool::allocate)
       .def("release", &KVPool::release, "page"_a)
-      .def("copy", &KVPool::copy, "source"_a, "target"_a);
+      .def("copy", &KVPool::copy, "source"_a, "target"_a)
+      .def_prop_ro("dtype", &KVPool::dtype)
+      .def("read", [](const KVPool& pool, int page, int n) { return read_page(pool, page, n, [](const auto& op) { timed(op); }); }, "page"_a, "n"_a)
+      .def("write", [](KVPool& pool, int page, nb::dict arrays) { write_page(pool, page, arrays, [](const auto& op) { timed(op); }); }, "page"_a,
+           "arrays"_a);
   nb::class_<KVBatch> batch_class(m, "KVBatch");
   batch_class
       .def_prop_ro("n_rows", &KVBatch::n_rows)

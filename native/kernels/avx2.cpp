@@ -6,6 +6,8 @@
 #include "kernels/tiles.h"
 #include "kernels/norms.h"
 #include "kernels/rounding.h"
+#include "kernels/cache_float.h"
+#include "kernels/cache_int8.h"
 #include "kernels/attention.h"
 #include "kernels/rows.h"
 #include "kernels/row_changes.h"

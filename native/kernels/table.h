@@ -20,7 +20,11 @@ struct Activations {
 };
 constexpr int kPanelBytes = kGroup + 3 * 4;  // of one row and group
 
-// `n_rows` query rows that share one key/value head. Page p holds positions p * page_tokens ...
+constexpr int kPageTokens = 64;  // positions in a page of the KV cache
+constexpr int kStretch = 256;    // positions whose softmax and values are summed up together; whole pages
+
+// `n_rows` query rows that share one key/value head, over the stretches [first_stretch, end_stretch) of positions. Page p holds
+// positions p * kPageTokens ...
 struct AttentionJob {
   static constexpr int kMaxRows = 8;
   const float* q[kMaxRows];
@@ -28,12 +32,18 @@ struct AttentionJob {
   int first_key[kMaxRows], n_keys[kMaxRows];  // positions first_key .. n_keys - 1 are visible
   int n_rows;
   const uint8_t* const* pages;
-  size_t k_offset, v_offset;  // bytes into a page, of this layer and head
-  int page_tokens, head_dim;
+  size_t k_offset, v_offset, value_bytes;  // of this layer and head: bytes into a page, and how many its values take
+  const uint8_t* ahead;                    // what will be read after this job, to be asked for meanwhile; any address will do
+  int head_dim;
   float scale, softcap;  // softcap > 0: scores become softcap * tanh(score / softcap)
-  float* scores;  // n_rows * scores_stride
-  size_t scores_stride;
+  int first_stretch, end_stretch;
+  float* parts;      // what each stretch adds: [stretch][n_rows][part_floats(head_dim)], from first_stretch on
+  int16_t* q_codes;  // room for n_rows * (head_dim + 16), of int8 caches
 };
+
+// The largest score, the sum of exp(score - largest), a weight, and from kPartHead on the values so weighted.
+constexpr int kPartHead = 16;
+inline size_t part_floats(int head_dim) { return static_cast<size_t>(kPartHead + (head_dim + 15) / 16 * 16); }
 
 struct RowStats {
   int n_kept;
@@ -95,8 +105,11 @@ struct Kernels {
 
   void (*store_kv_f16)(const float* k, const float* v, int head_dim, int slot, uint8_t* keys, uint8_t* values);
   void (*store_kv_f32)(const float* k, const float* v, int head_dim, int slot, uint8_t* keys, uint8_t* values);
-  void (*attention_f16)(const AttentionJob& job);
+  void (*store_kv_i8)(const float* k, const float* v, int head_dim, int slot, uint8_t* keys, uint8_t* values);
+  void (*attention_f16)(const AttentionJob& job);  // fills parts
   void (*attention_f32)(const AttentionJob& job);
+  void (*attention_i8)(const AttentionJob& job);
+  void (*join_stretches)(const AttentionJob& job);  // parts to out
 
   RowStats (*row_stats)(const float* x, int n);
   RowMass (*row_mass)(const float* x, int n, float max, float limit);  // of exp(x - max) over x >= limit

@@ -32,10 +32,12 @@ class Rope {
   std::mutex mutex_;
 };
 
+enum class KVType { kF16, kF32, kI8 };
+
 class KVPool {
  public:
   KVPool(int n_layer, int n_kv_head, int head_dim, const std::string& dtype);
-  static constexpr int kPageTokens = 64;
+  static constexpr int kPageTokens = fanlight::kPageTokens;
 
   int allocate();
   void release(int page);
@@ -47,13 +49,30 @@ class KVPool {
   int n_layer() const { return n_layer_; }
   int n_kv_head() const { return n_kv_head_; }
   int head_dim() const { return head_dim_; }
-  bool is_f16() const { return is_f16_; }
+  KVType type() const { return type_; }
+  const char* dtype() const;       // F16, F32 or I8
+  size_t number_bytes() const;     // of one stored number: a half, a float or a code
   size_t key_offset(int layer, int head) const;
   size_t value_offset(int layer, int head) const;
+  size_t value_bytes() const { return value_bytes_; }  // of one layer and head
+
+  // The first `n` positions of a page, in the same order whatever the layout inside: numbers as [layer][head][n][head_dim], scales, which
+  // only int8 has, as [layer][head][n]. What a page holds beyond is kept by `write`.
+  struct Span {
+    uint8_t *keys, *values;
+    float *key_scales, *value_scales;
+  };
+  void read(int page, int n, const Span& to) const;
+  void write(int page, int n, const Span& from);
 
  private:
+  template <class T, class Move>
+  void for_numbers(int page, int n, const Span& span, const Move& move) const;
+  template <class Move>
+  void for_numbers(int page, int n, const Span& span, const Move& move) const;
+
   int n_layer_, n_kv_head_, head_dim_;
-  bool is_f16_;
+  KVType type_;
   size_t key_bytes_, value_bytes_, page_bytes_;
   int pages_per_block_;
   mutable std::mutex mutex_;

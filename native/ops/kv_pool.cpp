@@ -40,16 +40,21 @@ const float* Rope::cos(int position) const {
 }
 
 KVPool::KVPool(int n_layer, int n_kv_head, int head_dim, const std::string& dtype)
-    : n_layer_(n_layer), n_kv_head_(n_kv_head), head_dim_(head_dim), is_f16_(dtype == "F16") {
+    : n_layer_(n_layer), n_kv_head_(n_kv_head), head_dim_(head_dim) {
   check(n_layer > 0 && n_kv_head > 0 && head_dim > 0, "kv_pool: sizes are ", n_layer, ", ", n_kv_head, ", ", head_dim,
         "; all must be positive");
-  check(is_f16_ || dtype == "F32", "kv_pool: dtype is '", dtype, "'; it can be F16 or F32");
-  const size_t bytes = is_f16_ ? 2 : 4, hd = static_cast<size_t>(head_dim), v_stride = (hd + 15) / 16 * 16;
-  key_bytes_ = hd * kPageTokens * bytes;
-  value_bytes_ = v_stride * kPageTokens * bytes;
+  check(dtype == "F16" || dtype == "F32" || dtype == "I8", "kv_pool: dtype is '", dtype, "'; it can be F16, F32 or I8");
+  type_ = dtype == "F16" ? KVType::kF16 : dtype == "F32" ? KVType::kF32 : KVType::kI8;
+  const bool is_i8 = type_ == KVType::kI8;
+  const size_t hd = static_cast<size_t>(head_dim), scales = is_i8 ? kPageTokens * sizeof(float) : 0;
+  key_bytes_ = (is_i8 ? (hd + 1) / 2 * 2 : hd) * kPageTokens * number_bytes() + scales;  // see kernels/attention.h
+  value_bytes_ = (hd + 15) / 16 * 16 * kPageTokens * number_bytes() + scales;
   page_bytes_ = (key_bytes_ + value_bytes_) * static_cast<size_t>(n_layer) * static_cast<size_t>(n_kv_head);
   pages_per_block_ = static_cast<int>(std::max<size_t>(1, (size_t{8} << 20) / page_bytes_));
 }
+
+const char* KVPool::dtype() const { return type_ == KVType::kF16 ? "F16" : type_ == KVType::kF32 ? "F32" : "I8"; }
+size_t KVPool::number_bytes() const { return type_ == KVType::kF16 ? 2 : type_ == KVType::kF32 ? 4 : 1; }
 
 size_t KVPool::key_offset(int layer, int head) const {
   return (key_bytes_ + value_bytes_) * static_cast<size_t>(layer * n_kv_head_ + head);
@@ -89,6 +94,42 @@ uint8_t* KVPool::page(int id) const {
 void KVPool::copy(int source, int target) {
   uint8_t *to = page(target), *from = page(source);
   if (to != from) std::memcpy(to, from, page_bytes_);
+}
+
+// move(number in the page, number in the span) for all of them, scales too
+template <class T, class Move>
+void KVPool::for_numbers(int id, int n, const Span& span, const Move& move) const {
+  uint8_t* page = this->page(id);
+  check(n >= 0 && n <= kPageTokens, "kv_pool: ", n, " positions of page ", id, ", expected 0 to ", kPageTokens);
+  const size_t hd = static_cast<size_t>(head_dim_), v_stride = (hd + 15) / 16 * 16, pairs = (hd + 1) / 2;
+  constexpr bool is_i8 = sizeof(T) == 1;
+  T *out_keys = reinterpret_cast<T*>(span.keys), *out_values = reinterpret_cast<T*>(span.values);
+  float *out_key_scale = span.key_scales, *out_value_scale = span.value_scales;
+  for (int layer = 0; layer < n_layer_; layer++)
+    for (int head = 0; head < n_kv_head_; head++) {
+      T *keys = reinterpret_cast<T*>(page + key_offset(layer, head)), *values = reinterpret_cast<T*>(page + value_offset(layer, head));
+      for (size_t slot = 0; slot < static_cast<size_t>(n); slot++) {
+        for (size_t d = 0; d < hd; d++) {  // see kernels/cache_float.h and cache_int8.h
+          move(keys[is_i8 ? slot / 16 * 32 * pairs + d / 2 * 32 + slot % 16 * 2 + d % 2 : (slot / 16 * hd + d) * 16 + slot % 16], *out_keys++);
+          move(values[d / 16 * 16 * kPageTokens + (is_i8 ? slot / 2 * 32 + d % 16 * 2 + slot % 2 : slot * 16 + d % 16)], *out_values++);
+        }
+        if (!is_i8) continue;
+        move(reinterpret_cast<float*>(keys + kPageTokens * 2 * pairs)[slot], *out_key_scale++);
+        move(reinterpret_cast<float*>(values + kPageTokens * v_stride)[slot], *out_value_scale++);
+      }
+    }
+}
+template <class Move>
+void KVPool::for_numbers(int id, int n, const Span& span, const Move& move) const {
+  if (type_ == KVType::kF16) for_numbers<uint16_t>(id, n, span, move);
+  else if (type_ == KVType::kF32) for_numbers<uint32_t>(id, n, span, move);  // bits, whatever they mean
+  else for_numbers<uint8_t>(id, n, span, move);
+}
+void KVPool::read(int id, int n, const Span& to) const {
+  for_numbers(id, n, to, [](const auto& in_page, auto& outside) { outside = in_page; });
+}
+void KVPool::write(int id, int n, const Span& from) {
+  for_numbers(id, n, from, [](auto& in_page, const auto& outside) { in_page = outside; });
 }
 
 int KVPool::n_pages() const {

@@ -12,10 +12,12 @@ constexpr const char* kName = "avx2";
 constexpr int kMaxRows = 4;       // sixteen registers: 4 x 2 integer accumulators; the float ones go to memory once a group
 constexpr int kMaxFloatRows = 3;  // 3 x 2 x 2 accumulators
 constexpr int kMaxAttnRows = 3;
+constexpr int kAttnVectors = 6;  // accumulators of sixteen lanes in attention: 12 registers
 
 struct F32 { __m256 a, b; };
 struct I32 { __m256i a, b; };
 struct Bytes { __m256i a, b; };
+struct Pairs { __m256i a, b; };
 #define FL_FN static inline __attribute__((always_inline))
 
 FL_FN F32 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
@@ -122,6 +124,19 @@ FL_FN int32_t sum_i(I32 x) {
 FL_FN void store_i8(int8_t* p, I32 x) {
   __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
+}
+
+FL_FN void store_i16(int16_t* p, I32 x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8));
+}
+
+FL_FN __m256i load_8_pairs(const int8_t* p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+FL_FN Pairs load_pairs(const int8_t* p) { return {load_8_pairs(p), load_8_pairs(p + 16)}; }
+FL_FN I32 dot_pairs(I32 acc, Pairs x, const int16_t* y) {
+  int32_t both;
+  std::memcpy(&both, y, 4);
+  __m256i pair = _mm256_set1_epi32(both);
+  return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, pair)), _mm256_add_epi32(acc.b, _mm256_madd_epi16(x.b, pair))};
 }
 
 FL_FN Bytes load_bytes(const uint8_t* p) {

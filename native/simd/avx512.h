@@ -11,11 +11,13 @@ namespace fanlight::avx512 {
 constexpr const char* kName = "avx512";
 constexpr int kMaxRows = 8;       // rows that a weight tile meets at once: 8 integer and 8 float accumulators
 constexpr int kMaxFloatRows = 8;
-constexpr int kMaxAttnRows = 6;   // 6 x 4 accumulators in the value pass
+constexpr int kMaxAttnRows = 6;
+constexpr int kAttnVectors = 24;  // accumulators in attention: 6 x 4
 
 using F32 = __m512;
 using I32 = __m512i;
 using Bytes = __m512i;  // 64 bytes: lane r holds four consecutive k of output row r
+using Pairs = __m512i;  // lane r holds two 16-bit numbers
 #define FL_FN static inline __attribute__((always_inline))
 
 FL_FN F32 load(const float* p) { return _mm512_loadu_ps(p); }
@@ -77,6 +79,16 @@ FL_FN F32 to_float(I32 a) { return _mm512_cvtepi32_ps(a); }
 FL_FN I32 to_int(F32 a) { return _mm512_cvtps_epi32(a); }  // nearest, ties to even
 FL_FN int32_t sum_i(I32 a) { return _mm512_reduce_add_epi32(a); }
 FL_FN void store_i8(int8_t* p, I32 a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a)); }
+
+FL_FN void store_i16(int16_t* p, I32 a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a)); }
+
+// Bytes in pairs, widened to 16 bits: each lane adds two products.
+FL_FN Pairs load_pairs(const int8_t* p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+FL_FN I32 dot_pairs(I32 acc, Pairs x, const int16_t* y) {
+  int32_t both;
+  std::memcpy(&both, y, 4);
+  return _mm512_dpwssd_epi32(acc, x, _mm512_set1_epi32(both));
+}
 
 // Integer dot products: each lane adds four products. Weights are stored unsigned (4 bits, or a signed byte ^ 0x80).
 FL_FN Bytes load_bytes(const uint8_t* p) { return _mm512_loadu_si512(p); }

@@ -13,10 +13,12 @@ constexpr const char* kName = "generic";
 constexpr int kMaxRows = 2;
 constexpr int kMaxFloatRows = 2;
 constexpr int kMaxAttnRows = 2;
+constexpr int kAttnVectors = 4;
 
 struct F32 { float v[16]; };
 struct I32 { int32_t v[16]; };
 struct Bytes { uint8_t v[64]; };
+struct Pairs { int8_t v[32]; };
 #define FL_FN static inline
 #define FL_EACH for (int i = 0; i < 16; i++)
 
@@ -100,6 +102,14 @@ FL_FN F32 to_float(const I32& a) { F32 r; FL_EACH r.v[i] = static_cast<float>(a.
 FL_FN I32 to_int(const F32& a) { F32 n = round_even(a); I32 r; FL_EACH r.v[i] = static_cast<int32_t>(n.v[i]); return r; }
 FL_FN int32_t sum_i(const I32& a) { int32_t s = 0; FL_EACH s += a.v[i]; return s; }
 FL_FN void store_i8(int8_t* p, const I32& a) { FL_EACH p[i] = static_cast<int8_t>(a.v[i]); }
+
+FL_FN void store_i16(int16_t* p, const I32& a) { FL_EACH p[i] = static_cast<int16_t>(a.v[i]); }
+
+FL_FN Pairs load_pairs(const int8_t* p) { Pairs r; std::memcpy(r.v, p, 32); return r; }
+FL_FN I32 dot_pairs(I32 acc, const Pairs& x, const int16_t* y) {
+  FL_EACH acc.v[i] += x.v[2 * i] * y[0] + x.v[2 * i + 1] * y[1];
+  return acc;
+}
 
 FL_FN Bytes load_bytes(const uint8_t* p) { Bytes r; std::memcpy(r.v, p, 64); return r; }
 FL_FN Bytes low_nibbles(Bytes b) { for (int i = 0; i < 64; i++) b.v[i] &= 15; return b; }

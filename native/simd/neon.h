@@ -12,10 +12,12 @@ constexpr const char* kName = "neon";
 constexpr int kMaxRows = 3;  // thirty-two registers: 3 x 4 integer and 3 x 4 float accumulators
 constexpr int kMaxFloatRows = 3;
 constexpr int kMaxAttnRows = 3;
+constexpr int kAttnVectors = 6;  // accumulators of sixteen lanes in attention: 24 registers
 
 struct F32 { float32x4_t q[4]; };
 struct I32 { int32x4_t q[4]; };
 struct Bytes { uint8x16_t q[4]; };
+struct Pairs { int16x8_t first[2], second[2]; };
 #define FL_FN static inline __attribute__((always_inline))
 #define FL_EACH _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++)
 
@@ -109,6 +111,20 @@ FL_FN int32_t sum_i(I32 a) { return vaddvq_s32(vaddq_s32(vaddq_s32(a.q[0], a.q[1
 FL_FN void store_i8(int8_t* p, I32 a) {
   int16x8_t lo = vcombine_s16(vmovn_s32(a.q[0]), vmovn_s32(a.q[1])), hi = vcombine_s16(vmovn_s32(a.q[2]), vmovn_s32(a.q[3]));
   vst1q_s8(p, vcombine_s8(vmovn_s16(lo), vmovn_s16(hi)));
+}
+
+FL_FN void store_i16(int16_t* p, I32 a) { FL_EACH vst1_s16(p + 4 * i, vmovn_s32(a.q[i])); }
+
+FL_FN Pairs load_pairs(const int8_t* p) {
+  const int8x16x2_t x = vld2q_s8(p);
+  return {{vmovl_s8(vget_low_s8(x.val[0])), vmovl_s8(vget_high_s8(x.val[0]))}, {vmovl_s8(vget_low_s8(x.val[1])), vmovl_s8(vget_high_s8(x.val[1]))}};
+}
+FL_FN I32 dot_pairs(I32 acc, Pairs x, const int16_t* y) {
+  _Pragma("GCC unroll 2") for (int i = 0; i < 2; i++) {
+    acc.q[2 * i] = vmlal_n_s16(vmlal_n_s16(acc.q[2 * i], vget_low_s16(x.first[i]), y[0]), vget_low_s16(x.second[i]), y[1]);
+    acc.q[2 * i + 1] = vmlal_n_s16(vmlal_n_s16(acc.q[2 * i + 1], vget_high_s16(x.first[i]), y[0]), vget_high_s16(x.second[i]), y[1]);
+  }
+  return acc;
 }
 
 FL_FN Bytes load_bytes(const uint8_t* p) { Bytes r; FL_EACH r.q[i] = vld1q_u8(p + 16 * i); return r; }

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "kernels/table.h"
@@ -126,31 +127,53 @@ void check_elements(const Kernels& k, const Kernels& g) {
   }
 }
 
-void check_attention(const Kernels& k, const Kernels& g, bool half) {
-  const int page_tokens = 64, n_keys = 90;
-  for (int head_dim : {2, 10, 24, 64, 80}) {
-    const size_t v_stride = static_cast<size_t>((head_dim + 15) / 16 * 16);
-    const size_t key_bytes = static_cast<size_t>(page_tokens * head_dim) * (half ? 2 : 4), value_bytes = page_tokens * v_stride * (half ? 2 : 4);
+void check_attention(const Kernels& k, const Kernels& g, const char* dtype) {
+  const int n_keys = 600;
+  const char kind = dtype[0] == 'i' ? 'i' : dtype[1];  // i8, f16, f32
+  for (int head_dim : {2, 7, 10, 24, 64, 80}) {
+    const size_t v_stride = static_cast<size_t>((head_dim + 15) / 16 * 16), even = static_cast<size_t>((head_dim + 1) / 2 * 2);
+    const size_t bytes = kind == '1' ? 2 : kind == '3' ? 4 : 1, scales = kind == 'i' ? kPageTokens * sizeof(float) : 0;
+    const size_t key_bytes = kPageTokens * (kind == 'i' ? even : static_cast<size_t>(head_dim)) * bytes + scales;
+    const size_t value_bytes = kPageTokens * v_stride * bytes + scales;
     const std::vector<float> q = numbers(static_cast<size_t>(2 * head_dim)), kv = numbers(static_cast<size_t>(2 * n_keys * head_dim));
     const std::vector<float> cos = numbers(static_cast<size_t>(head_dim)), sin = numbers(static_cast<size_t>(head_dim));
-    auto run = [&](const Kernels& t) {
-      std::vector<std::vector<uint8_t>> pages(2, std::vector<uint8_t>(key_bytes + value_bytes));
+    std::vector<float> codes_of_page;
+    auto run = [&](const Kernels& t, bool is_rotated) {
+      const auto store = kind == '1' ? t.store_kv_f16 : kind == '3' ? t.store_kv_f32 : t.store_kv_i8;
+      const auto attend = kind == '1' ? t.attention_f16 : kind == '3' ? t.attention_f32 : t.attention_i8;
+      std::vector<std::vector<uint8_t>> pages((n_keys - 1) / kPageTokens + 1, std::vector<uint8_t>(key_bytes + value_bytes));
       std::vector<float> rotated(static_cast<size_t>(head_dim));
       for (int p = 0; p < n_keys; p++) {
-        uint8_t* page = pages[static_cast<size_t>(p / page_tokens)].data();
-        t.rope(kv.data() + p * head_dim, cos.data(), sin.data(), head_dim, rotated.data());
-        (half ? t.store_kv_f16 : t.store_kv_f32)(rotated.data(), kv.data() + (n_keys + p) * head_dim, head_dim, p % page_tokens, page, page + key_bytes);
+        uint8_t* page = pages[static_cast<size_t>(p / kPageTokens)].data();
+        const float* key = kv.data() + p * head_dim;
+        if (is_rotated) t.rope(key, cos.data(), sin.data(), head_dim / 2 * 2, rotated.data()), key = rotated.data();
+        store(key, kv.data() + (n_keys + p) * head_dim, head_dim, p % kPageTokens, page, page + key_bytes);
       }
-      const uint8_t* list[] = {pages[0].data(), pages[1].data()};
-      std::vector<float> out(static_cast<size_t>(2 * head_dim)), scores(2 * 96);
+      codes_of_page.assign(pages[0].begin(), pages[0].end());
+      std::vector<const uint8_t*> list;
+      for (const auto& page : pages) list.push_back(page.data());
+      std::vector<float> out(static_cast<size_t>(2 * head_dim)), parts(3 * 2 * part_floats(head_dim));
+      std::vector<int16_t> q_codes(static_cast<size_t>(2 * (head_dim + 16)));
       AttentionJob job{};
-      job.pages = list, job.v_offset = key_bytes, job.page_tokens = page_tokens, job.head_dim = head_dim, job.scale = 0.3f;
-      job.scores = scores.data(), job.scores_stride = 96, job.n_rows = 2;
-      for (int r = 0; r < 2; r++) job.q[r] = q.data() + r * head_dim, job.out[r] = out.data() + r * head_dim, job.n_keys[r] = n_keys - r * 20;
-      (half ? t.attention_f16 : t.attention_f32)(job);
+      job.pages = list.data(), job.v_offset = key_bytes, job.value_bytes = value_bytes, job.ahead = list[0];
+      job.head_dim = head_dim, job.scale = 0.3f, job.parts = parts.data(), job.q_codes = q_codes.data();
+      job.n_rows = 2, job.end_stretch = 3;
+      for (int r = 0; r < 2; r++) {
+        job.q[r] = q.data() + r * head_dim, job.out[r] = out.data() + r * head_dim;
+        job.n_keys[r] = n_keys - r * 20, job.first_key[r] = r * 270;
+      }
+      attend(job);
+      t.join_stretches(job);
       return out;
     };
-    same(k.name, half ? "attention_f16" : "attention_f32", run(k), run(g), half ? 2e-3f : 5e-6f);
+    const std::string name = std::string("attention_") + dtype;
+    same(k.name, name.c_str(), run(k, true), run(g, true), kind == '3' ? 5e-6f : 2e-3f);
+    if (kind != 'i') continue;
+    same(k.name, name.c_str(), run(k, false), run(g, false), 1e-4f);
+    run(k, false);
+    const std::vector<float> page = codes_of_page;
+    run(g, false);
+    same(k.name, "store_kv_i8", page, codes_of_page, 0.f);
   }
 }
 
@@ -249,8 +272,7 @@ int main() {
     const int before = comparisons;
     check_tiles(k, g);
     check_elements(k, g);
-    check_attention(k, g, true);
-    check_attention(k, g, false);
+    for (const char* dtype : {"f16", "f32", "i8"}) check_attention(k, g, dtype);
     check_rows(k, g);
     std::printf("%s: %d comparisons\n", name, comparisons - before);
   }

@@ -54,10 +54,14 @@ def scripted_logits(prompt_length: int, script: Sequence[int], n_vocab: int = N_
 
 
 class FakePool:
-    """Pages of ids. Released pages are handed out again first, with their old content."""
+    """Pages of ids. Released pages are handed out again first, with their old content.
 
-    def __init__(self, page_tokens: int = 4, page_bytes: int = 100) -> None:
+    Read and written as arrays, a page of whatever dtype shows its ids as keys and as values.
+    """
+
+    def __init__(self, page_tokens: int = 4, page_bytes: int = 100, dtype: str = "F32") -> None:
         self.page_tokens = page_tokens
+        self.dtype = dtype
         self.page_bytes = page_bytes
         self.pages: list[list[int]] = []
         self.in_use: set[int] = set()
@@ -89,6 +93,21 @@ class FakePool:
     def copy(self, source: int, target: int) -> None:
         assert {source, target} <= self.in_use
         self.pages[target] = list(self.pages[source])
+
+    def read(self, page: int, n: int) -> dict[str, NDArray[Any]]:
+        assert page in self.in_use
+        assert 0 <= n <= self.page_tokens
+        ids = np.array(self.pages[page][:n], np.float32).reshape(1, 1, n, 1)
+        return {"keys": ids, "values": ids.copy()}
+
+    def write(self, page: int, arrays: dict[str, NDArray[Any]]) -> None:
+        assert page in self.in_use
+        assert set(arrays) == {"keys", "values"}
+        assert np.array_equal(arrays["keys"], arrays["values"])
+        ids = [int(token) for token in arrays["keys"].ravel()]
+        assert arrays["keys"].shape == (1, 1, len(ids), 1)
+        assert len(ids) <= self.page_tokens
+        self.pages[page][: len(ids)] = ids
 
     def batch(self, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]) -> FakeBatch:
         """The rows, after checks that the pages are this sequence's alone."""
@@ -164,8 +183,8 @@ class FakeDecoder:
         self.passes: list[tuple[list[int], list[int]]] = []  # (ids, logit_rows) of every forward
         self.fail_at: int | None = None  # the pass that raises, counted from 0
 
-    def new_pool(self) -> KVPool:
-        self.pool = FakePool(self.pool.page_tokens)
+    def new_pool(self, dtype: str | None = None) -> KVPool:
+        self.pool = FakePool(self.pool.page_tokens, dtype=dtype or "F32")
         return self.pool
 
     def forward(

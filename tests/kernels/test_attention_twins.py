@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fanlight.errors import KernelError
 from fanlight.kernels import native as native_ops
 from fanlight.kernels import reference
+from fanlight.kernels.ops import CACHE_DTYPES
 
 
 def inv_freq(n_rotated: int) -> np.ndarray:
@@ -73,7 +74,7 @@ class Run:
         return results
 
 
-@pytest.mark.parametrize("dtype", ["F16", "F32"])
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
 @pytest.mark.parametrize(
     ("n_head", "n_kv", "head_dim"),
     [(1, 1, 2), (3, 1, 6), (4, 2, 16), (9, 3, 64), (2, 2, 24), (8, 1, 80), (4, 4, 128), (14, 2, 10)],
@@ -96,7 +97,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["F16", "F32"])
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
 @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize(("n_head", "n_kv", "head_dim", "n_rotated"), [(3, 1, 6, 2), (9, 3, 64, 64), (4, 4, 24, 6)])
 def test_attention_rules_equal_reference(
@@ -108,6 +109,39 @@ def test_attention_rules_equal_reference(
     for counts in passes:
         for a, b in zip(got.forward(counts), want.forward(counts), strict=True):
             np.testing.assert_allclose(a, b, atol=3e-6 if dtype == "F32" else 2e-3, rtol=0)
+
+
+LONG_RULES = {"plain": {}, "window": {"window": 300}, "soft cap": {"window": 259, "softcap": 2.0}}
+
+
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
+@pytest.mark.parametrize("rule", LONG_RULES.values(), ids=LONG_RULES)
+@pytest.mark.parametrize(("n_head", "n_kv", "head_dim"), [(3, 1, 7), (2, 2, 33)])
+def test_attention_over_several_stretches_equals_reference(
+    native: Any, dtype: str, rule: dict[str, Any], n_head: int, n_kv: int, head_dim: int
+) -> None:
+    """Sums are made in stretches of 256 positions: texts that end before, at and after their ends."""
+    sizes = (1, n_head, n_kv, head_dim, dtype, False)
+    got, want = Run(native, *sizes, **rule), Run(reference, *sizes, **rule)
+    for counts in ({"a": 255}, {"a": 1, "b": 300}, {"a": 1}, {"b": 212, "a": 256}, {"b": 1, "a": 1}, {"a": 70}):
+        np.testing.assert_allclose(
+            got.forward(counts)[0], want.forward(counts)[0], atol=3e-6 if dtype == "F32" else 2e-3, rtol=0
+        )
+
+
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
+@pytest.mark.parametrize("rule", LONG_RULES.values(), ids=LONG_RULES)
+def test_sharing_out_one_long_row_changes_no_bit(
+    native: Any, two_threads: None, dtype: str, rule: dict[str, Any]
+) -> None:
+    """One token alone is divided among the threads by positions; in a prompt, and with one thread, it is not."""
+    sizes = (1, 6, 2, 20, dtype)
+    whole, parts = Run(native, *sizes, **rule), Run(native, *sizes, **rule)
+    expected = np.concatenate([whole.forward({"a": n})[0] for n in (1400, 57)])
+    parts.forward({"a": 1397})
+    for row, count in ((1397, 1), (1398, 3), (1401, 1), (1402, 55)):
+        native.set_threads(1 + row % 2)
+        np.testing.assert_array_equal(parts.forward({"a": count})[0], expected[row : row + count])
 
 
 def test_a_window_as_long_as_the_text_changes_no_bit(native: Any) -> None:
@@ -164,7 +198,7 @@ def test_values_beyond_half_precision_saturate(native: Any) -> None:
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.dictionaries(st.sampled_from("abc"), st.integers(1, 70), min_size=1), min_size=1, max_size=5),
-    st.sampled_from(["F16", "F32"]),
+    st.sampled_from(CACHE_DTYPES),
 )
 def test_any_split_of_the_work_gives_the_same_bits(passes: list[dict[str, int]], dtype: str) -> None:
     """Each sequence alone, token by token, against batches of chunks: with two threads and with one."""
@@ -241,6 +275,7 @@ def refusals() -> list[tuple[str, Any]]:
     return [
         ("no layers", lambda ops: ops.kv_pool(0, 1, 4, "F32")),
         ("unknown type", lambda ops: ops.kv_pool(1, 1, 4, "Q8_0")),
+        ("a type in small letters", lambda ops: ops.kv_pool(1, 1, 4, "i8")),
         ("a page that does not exist", lambda ops: batch(ops, tables=[[99]])),
         ("too few pages", lambda ops: batch(ops, counts=[65])),
         ("negative start", lambda ops: batch(ops, starts=[-1])),

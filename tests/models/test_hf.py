@@ -15,7 +15,7 @@ from fanlight.api import Model
 from fanlight.cache.paged import CacheSlot, PagedCache
 from fanlight.decoding.config import GenerationConfig
 from fanlight.engine.loop import Engine
-from fanlight.errors import KernelError
+from fanlight.errors import KernelError, OptionError
 from fanlight.kernels import load_ops
 from fanlight.loading import Loaded
 from fanlight.models import hf
@@ -306,6 +306,18 @@ def test_batches_are_checked() -> None:
     with pytest.raises(KernelError, match="not in use"):
         pool.release(page)
     assert pool.allocate() == page
+
+
+def test_a_cache_that_transformers_keeps_has_no_type_and_no_pages_to_read(models: dict[str, Any]) -> None:
+    decoder = decoder_of(models["bloom"])
+    for dtype in ("F16", "I8"):
+        with pytest.raises(OptionError, match=f"{dtype!r} has no effect with backend hf"):
+            decoder.new_pool(dtype)
+    pool = decoder.new_pool(None)
+    page = pool.allocate()
+    for call in (lambda: pool.read(page, 1), lambda: pool.write(page, {})):
+        with pytest.raises(OptionError, match="cannot be read or written with backend hf"):
+            call()
 
 
 def test_ids_and_rows_must_be_as_many(models: dict[str, Any]) -> None:

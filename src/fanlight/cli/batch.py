@@ -255,8 +255,8 @@ Run every row of FILE through the model: JSON lines (.jsonl), the same gzipped, 
 
 A row has a prompt or messages, and may have an id, settings of its own (at the top or under "settings"; a "preset"
 too), which go before the flags, and metadata, which its result repeats. Results go to the file of -o, whose ending says
-its form: .jsonl, .jsonl.gz, .parquet. Every row has exactly one: a text, or the error that it met. A row's seed comes from
---seed and its id, so a text does not depend on order, batch size or interruptions.
+its form: .jsonl, .jsonl.gz, .parquet. Every row has exactly one: a text, or the error that it met. A row's seed comes
+from --seed and its id, so a text does not depend on order, batch size or interruptions.
 
 Killed or stopped at any moment, the same command with --resume goes on where it ended. Exit code: 0; 3 if rows failed;
 2 for a mistake in the command, its files or settings; 130 after Ctrl-C.""",

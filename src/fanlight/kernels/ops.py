@@ -70,6 +70,10 @@ GATES = ("silu", "gelu_tanh")
 """Activations that a gated matrix can have."""
 
 
+CACHE_DTYPES = ("F16", "F32", "I8")
+"""What a KV pool can hold."""
+
+
 class Tensor(Protocol):
     """A float32 matrix that an op made. Immutable once returned."""
 
@@ -136,6 +140,20 @@ class KVPool(Protocol):
 
     def copy(self, source: int, target: int) -> None:
         """Make one page's content equal to another's (for copy-on-write)."""
+
+    @property
+    def dtype(self) -> str:
+        """One of CACHE_DTYPES."""
+
+    def read(self, page: int, n: int) -> dict[str, NDArray[Any]]:
+        """The first n positions of a page, free of the layout inside.
+
+        "keys" and "values", (n_layer, n_kv_head, n, head_dim) of float16, float32 or int8; with I8 also "key_scales" and
+        "value_scales", (n_layer, n_kv_head, n) of float32: a code times its scale is the number.
+        """
+
+    def write(self, page: int, arrays: dict[str, NDArray[Any]]) -> None:
+        """What `read` gave, bit for bit: as the first n positions of a page, whose others are kept."""
 
     def batch(self, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]) -> KVBatch:
         """Rows laid out sequence by sequence: sequence s brings counts[s] rows at positions starts[s], starts[s] + 1, ...
@@ -262,7 +280,11 @@ class Ops(Protocol):
         """
 
     def kv_pool(self, n_layer: int, n_kv_head: int, head_dim: int, dtype: str) -> KVPool:
-        """An empty pool; dtype "F16" or "F32"."""
+        """An empty pool; dtype one of CACHE_DTYPES.
+
+        I8: each key and each value of a head is rounded to int8 by its largest number (see `reference_attention`). Attention then
+        rounds queries and weights to 16 bits.
+        """
 
     def store_kv(self, qkv: Tensor, batch: KVBatch, layer: int, rope: Rope | None) -> Tensor:
         """Write k and v into the cache, k rotated; return q rotated. (T, (H + 2 * H_kv) * D) -> (T, H * D)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,24 +37,68 @@ class Rope:
         return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1).astype(np.float32)
 
 
+DTYPES = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "I8": np.dtype("i1")}
+"""What pools hold, and as what."""
+
+
+class Page:
+    """Keys and values of up to PAGE_TOKENS positions, with int8 also what a code of each position and head stands for."""
+
+    def __init__(self, n_layer: int, n_kv_head: int, head_dim: int, dtype: str) -> None:
+        shape = (n_layer, n_kv_head, PAGE_TOKENS)
+        self.arrays: dict[str, NDArray[Any]] = {
+            name: np.zeros((*shape, head_dim), DTYPES[dtype]) for name in ("keys", "values")
+        }
+        if dtype == "I8":
+            self.arrays |= {name: np.zeros(shape, np.float32) for name in ("key_scales", "value_scales")}
+
+    def put(self, what: str, layer: int, slot: int, x: NDArray[np.float32]) -> None:
+        """Store (n_kv_head, head_dim) as "key" or "value" of a position."""
+        numbers = self.arrays[what + "s"]
+        if numbers.dtype == np.int8:
+            numbers[layer, :, slot], self.arrays[what + "_scales"][layer, :, slot] = rounded(x)
+            return
+        if numbers.dtype == np.float16:  # saturate: no infinities in the cache
+            x = np.clip(x, -65504, 65504)
+        numbers[layer, :, slot] = x
+
+    def get(self, what: str, layer: int) -> NDArray[np.float64]:
+        """All keys or values of a layer as numbers: (n_kv_head, PAGE_TOKENS, head_dim)."""
+        numbers: NDArray[np.float64] = self.arrays[what + "s"][layer].astype(np.float64)
+        scales = self.arrays.get(what + "_scales")
+        return numbers if scales is None else numbers * scales[layer, :, :, None].astype(np.float64)
+
+
+def rounded(x: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Rows (H, D) as int8 codes, and their scales (H,): max |x| / 127, to the nearest code, ties to even.
+
+    Infinities saturate at 3e38; rows whose largest number is 1e-36 or less are zeros.
+    """
+    largest = np.minimum(np.abs(x), np.float32(3e38)).max(axis=-1)
+    is_some = largest > np.float32(1e-36)
+    divisor = np.where(is_some, largest, np.float32(1))
+    factor = np.where(is_some, np.float32(127) / divisor, np.float32(0))
+    codes = np.clip(np.rint(x * factor[:, None]), -127, 127).astype(np.int8)
+    return codes, np.where(is_some, largest / np.float32(127), np.float32(0))
+
+
 class KVPool:
-    """Pages as arrays (n_layer, 2, n_kv_head, page_tokens, head_dim)."""
+    """Pages as arrays."""
 
     page_tokens = PAGE_TOKENS
 
     def __init__(self, n_layer: int, n_kv_head: int, head_dim: int, dtype: str) -> None:
         if min(n_layer, n_kv_head, head_dim) < 1:
             raise KernelError(f"kv_pool: sizes are {n_layer}, {n_kv_head}, {head_dim}; all must be positive")
-        if dtype not in ("F16", "F32"):
-            raise KernelError(f"kv_pool: dtype is {dtype!r}; it can be F16 or F32")
-        self.n_layer, self.n_kv_head, self.head_dim = n_layer, n_kv_head, head_dim
-        self.dtype = np.dtype("<f2" if dtype == "F16" else "<f4")
-        self.pages: dict[int, NDArray[np.floating]] = {}
+        if dtype not in DTYPES:
+            raise KernelError(f"kv_pool: dtype is {dtype!r}; it can be F16, F32 or I8")
+        self.n_layer, self.n_kv_head, self.head_dim, self.dtype = n_layer, n_kv_head, head_dim, dtype
+        self.pages: dict[int, Page] = {}
         self._free: list[int] = []
 
     @property
     def page_bytes(self) -> int:
-        return self.n_layer * 2 * self.n_kv_head * PAGE_TOKENS * self.head_dim * self.dtype.itemsize
+        return sum(array.nbytes for array in self._new_page().arrays.values())
 
     @property
     def n_pages(self) -> int:
@@ -61,7 +106,7 @@ class KVPool:
 
     def allocate(self) -> int:
         page = self._free.pop() if self._free else len(self.pages)
-        self.pages[page] = np.zeros((self.n_layer, 2, self.n_kv_head, PAGE_TOKENS, self.head_dim), self.dtype)
+        self.pages[page] = self._new_page()
         return page
 
     def release(self, page: int) -> None:
@@ -70,13 +115,46 @@ class KVPool:
         self._free.append(page)
 
     def copy(self, source: int, target: int) -> None:
-        self.page(target)[...] = self.page(source)
+        to, arrays = self.page(target), self.page(source).arrays
+        for name, array in arrays.items():
+            to.arrays[name][...] = array
 
-    def page(self, page: int) -> NDArray[np.floating]:
-        """The array of a page in use."""
+    def read(self, page: int, n: int) -> dict[str, NDArray[Any]]:
+        """See `ops.KVPool.read`, here and below."""
+        arrays = self.page(page).arrays
+        if not 0 <= n <= PAGE_TOKENS:
+            raise KernelError(f"kv_pool: {n} positions of page {page}, expected 0 to {PAGE_TOKENS}")
+        return {name: array[:, :, :n].copy() for name, array in arrays.items()}
+
+    def write(self, page: int, arrays: dict[str, NDArray[Any]]) -> None:
+        stored = self.page(page).arrays
+        for name in stored:
+            if name not in arrays:
+                raise KernelError(f"kv_pool: {name} of page {page} are missing; a page of {self.dtype} has them")
+        if len(arrays) != len(stored):
+            raise KernelError(f"kv_pool: {len(arrays)} arrays for page {page}, expected {len(stored)} for {self.dtype}")
+        found = {name: np.asarray(arrays[name]) for name in stored}
+        n = found["keys"].shape[2] if found["keys"].ndim > 2 else 0
+        for name, array in found.items():
+            wanted = (*stored[name].shape[:2], n, *stored[name].shape[3:])
+            if array.dtype != stored[name].dtype or array.shape != wanted or n > PAGE_TOKENS:
+                raise KernelError(
+                    f"kv_pool: {name} of page {page} have the shape {array.shape} and the type {array.dtype}, expected "
+                    f"{wanted} of {stored[name].dtype}, of at most {PAGE_TOKENS} positions"
+                )
+            if name.endswith("scales") and not (np.isfinite(array) & (array >= 0)).all():
+                raise KernelError(f"kv_pool: {name} of page {page} are not all finite numbers from 0")
+        for name, array in found.items():
+            stored[name][:, :, :n] = array
+
+    def page(self, page: int) -> Page:
+        """A page in use."""
         if page not in self.pages:
             raise KernelError(f"kv_pool: page {page} is not in use")
         return self.pages[page]
+
+    def _new_page(self) -> Page:
+        return Page(self.n_layer, self.n_kv_head, self.head_dim, self.dtype)
 
     def batch(self, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]) -> KVBatch:
         """See `ops.KVPool.batch`."""
@@ -158,12 +236,10 @@ def store_kv(qkv: Tensor, batch: KVBatch, layer: int, rope: Rope | None) -> Tens
     q, k, v = np.split(heads, [heads.shape[1] - 2 * n_kv, heads.shape[1] - n_kv], axis=1)
     if rope is not None:
         q, k = rope.rotate(q, batch.position), rope.rotate(k, batch.position)
-    if batch.pool.dtype.itemsize == 2:  # saturate: no infinities in the cache
-        k, v = np.clip(k, -65504, 65504), np.clip(v, -65504, 65504)
     for t, (sequence, position) in enumerate(zip(batch.sequence, batch.position, strict=True)):
         page = batch.tables[sequence][position // PAGE_TOKENS]
-        page[layer, 0, :, position % PAGE_TOKENS] = k[t]
-        page[layer, 1, :, position % PAGE_TOKENS] = v[t]
+        page.put("key", layer, position % PAGE_TOKENS, k[t])
+        page.put("value", layer, position % PAGE_TOKENS, v[t])
     return Tensor(np.ascontiguousarray(q.reshape(batch.n_rows, q_columns)))
 
 
@@ -184,8 +260,9 @@ def attention(
         first = max(0, position + 1 - window) if window else 0
         end = position + 1 if causal else batch.lengths[sequence]
         pages = batch.tables[sequence][: (end - 1) // PAGE_TOKENS + 1]
-        kv = np.concatenate([page[layer] for page in pages], axis=2)[:, :, first:end].astype(np.float64)
-        keys, values = kv  # (H_kv, end - first, D) each
+        keys, values = (  # (H_kv, end - first, D) each
+            np.concatenate([page.get(what, layer) for page in pages], axis=1)[:, first:end] for what in ("key", "value")
+        )
         scores = scale * queries[t] @ keys.transpose(0, 2, 1)  # (H_kv, H / H_kv, end - first)
         if softcap:
             scores = softcap * np.tanh(scores / softcap)

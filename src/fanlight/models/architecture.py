@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fanlight.errors import CheckpointError, OptionError
-from fanlight.kernels.ops import KVBatch, KVPool, Linear, Ops, Rope, Tensor
+from fanlight.kernels.ops import CACHE_DTYPES, KVBatch, KVPool, Linear, Ops, Rope, Tensor
 from fanlight.models.base import FINAL, Decoder, DecoderConfig, Watch
 from fanlight.models.encoder import BidirectionalEncoder, EncoderConfig
 from fanlight.models.fields import HF_ACTIVATIONS, Fields
@@ -289,9 +289,14 @@ class DecoderBase(ABC):
         self.cache_dtype = weights.cache_dtype
         self._weights = weights.packed
 
-    def new_pool(self) -> KVPool:
-        """An empty KV pool of this model's shape."""
-        return self.ops.kv_pool(self.config.n_layer, self.config.n_kv_head, self.config.head_dim, self.cache_dtype)
+    def new_pool(self, dtype: str | None = None) -> KVPool:
+        """See `models.base.Decoder`. None: half precision for quantised checkpoints, F32 for float ones."""
+        if dtype is not None and dtype not in CACHE_DTYPES:
+            raise OptionError(
+                f"the KV cache's type is {dtype!r}; it can be {', '.join(CACHE_DTYPES)}, or None for what suits the weights"
+            )
+        c = self.config
+        return self.ops.kv_pool(c.n_layer, c.n_kv_head, c.head_dim, dtype or self.cache_dtype)
 
     def forward(
         self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int], watch: Watch | None = None

@@ -117,8 +117,11 @@ class Decoder(Protocol):
     @property
     def ops(self) -> Ops: ...
 
-    def new_pool(self) -> KVPool:
-        """An empty KV pool of this model's shape."""
+    def new_pool(self, dtype: str | None = None) -> KVPool:
+        """An empty KV pool of this model's shape.
+
+        dtype: one of `ops.CACHE_DTYPES`; None: what suits the weights. Errors: OptionError for one that cannot be had.
+        """
 
     def forward(
         self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int], watch: Watch | None = None

@@ -100,8 +100,16 @@ class HFDecoder:
         self.config = config_of(self.model, n_vocab)
         account(self.report, self.model, self.config.model_type)
 
-    def new_pool(self) -> KVPool:
-        """An empty pool of ids. A page counts the bytes that this model's cache takes for as many tokens."""
+    def new_pool(self, dtype: str | None = None) -> KVPool:
+        """An empty pool of ids. A page counts the bytes that this model's cache takes for as many tokens.
+
+        Errors: OptionError for a type of the cache, which is transformers' business.
+        """
+        if dtype is not None:
+            raise OptionError(
+                f"the KV cache's type {dtype!r} has no effect with backend hf: transformers keeps keys and values in the model's "
+                "own type; leave it out, or use the native backend"
+            )
         return IdPool(*self._cache_bytes)
 
     def forward(
@@ -185,13 +193,13 @@ class HFDecoder:
         look: Look | None = None,
     ) -> dict[int, Any]:
         """Append ids to a sequence; logits of the positions wanted, and into `look` the states that it wants."""
-        history = pool.read(table, start)
+        history = pool.history(table, start)
         history.append(ids)
         needed = sorted((*wanted, *(look.positions if look else ())))
         new_cuts = self._new_cuts(history.last_cut(start), len(history), bool(needed))
         for end in new_cuts:
             history.cut(end)
-        pool.write(table, history, start)
+        pool.keep(table, history, start)
         if not needed and not new_cuts:
             return {}
         if not self._has_cache:

@@ -12,13 +12,17 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
-from fanlight.errors import KernelError
+from fanlight.errors import KernelError, OptionError
 
 PAGE_TOKENS = 64
 SPARE_BYTES = 1 << 30
 MAX_MEMOS = 256
+NO_NUMBERS = (
+    "pages of the KV cache cannot be read or written with backend hf: transformers keeps keys and values in an object of its own, "
+    "and pages hold token ids; use the native backend"
+)
 _ENTRY_BYTES = array("i").itemsize
 
 
@@ -120,6 +124,7 @@ class IdPool:
     """Pages of ids; counts what the states of their sequences take."""
 
     page_tokens = PAGE_TOKENS
+    dtype = "ids"
 
     def __init__(self, bytes_per_token: int, bytes_per_sequence: int = 0, spare_bytes: int = SPARE_BYTES) -> None:
         """What a state takes for each token and at any length. spare_bytes: for memos beyond what pages in use stand for."""
@@ -155,6 +160,14 @@ class IdPool:
         """Make one page's content equal to another's."""
         self._page(target)[:] = self._page(source)
 
+    def read(self, page: int, n: int) -> NoReturn:
+        """Errors: OptionError, always: these pages hold no keys and values."""
+        raise OptionError(NO_NUMBERS)
+
+    def write(self, page: int, arrays: object) -> NoReturn:
+        """Errors: as for `read`."""
+        raise OptionError(NO_NUMBERS)
+
     def batch(self, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]) -> IdBatch:
         """See `ops.KVPool.batch`."""
         if not len(tables) == len(starts) == len(counts):
@@ -174,14 +187,14 @@ class IdPool:
         places = [(s, start + i) for s, (start, n) in enumerate(zip(starts, counts, strict=True)) for i in range(n)]
         return IdBatch(self, [list(table) for table in tables], places)
 
-    def read(self, table: Sequence[int], n: int) -> History:
+    def history(self, table: Sequence[int], n: int) -> History:
         """The first n positions."""
         entries = array("i")
         for page in table[: -(-n // PAGE_TOKENS)]:
             entries.extend(self._page(page))
         return History(entries[:n])
 
-    def write(self, table: Sequence[int], history: History, start: int) -> None:
+    def keep(self, table: Sequence[int], history: History, start: int) -> None:
         """Store positions `start` to the last."""
         for i in range(start, len(history)):
             self._page(table[i // PAGE_TOKENS])[i % PAGE_TOKENS] = history.entries[i]
