@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from fanlight.engine.request import Usage
     from fanlight.errors import QueueFull
     from fanlight.exporting import ExportReport, export
-    from fanlight.generation import Job, Outcome, Speculation
+    from fanlight.generation import Speculation
+    from fanlight.jobs import Job, Outcome
     from fanlight.served import ModelService
     from fanlight.trace.search import SearchRecord
     from fanlight.verifying import Verification, verify
@@ -68,9 +69,9 @@ _HOMES = {
     "Encoder": "fanlight.encoding",
     "ExportReport": "fanlight.exporting",
     "GenerationConfig": "fanlight.decoding.config",
-    "Job": "fanlight.generation",
+    "Job": "fanlight.jobs",
     "ModelService": "fanlight.served",
-    "Outcome": "fanlight.generation",
+    "Outcome": "fanlight.jobs",
     "QueueFull": "fanlight.errors",
     "SearchRecord": "fanlight.trace.search",
     "Speculation": "fanlight.generation",

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fanlight.decoding.stopping import CANCELLED
 from fanlight.engine.request import Usage
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fanlight.decoding.step import Decision
     from fanlight.engine.loop import Engine
     from fanlight.engine.request import Request, StepEvent
+    from fanlight.engine.stream import EventStream
     from fanlight.text.tokenizer import AnyTokenizer
     from fanlight.trace.records import Removal, StepRecord
     from fanlight.trace.search import SearchRecord
@@ -88,6 +89,7 @@ class Speculation(NamedTuple):
     """What guessing ahead gave: the text is the same without it."""
 
     n_guessed: int
+    """Guesses that were looked at: of a pass, those up to the first wrong one."""
     n_right: int
     n_steps: int
     """Tokens of the text; those that were not guessed right cost a pass each."""
@@ -124,7 +126,8 @@ class Generation:
     notes: tuple[str, ...]
     """Settings that had no effect, and other things worth knowing, a sentence each."""
     prefill_seconds: float
-    """Until the first token was chosen. Time spent by the caller between steps does not count, here and below."""
+    """Until the first token was chosen. Time spent by the caller between steps does not count, here and below; for one of many
+    jobs, and in a service, it is what passed on the clock."""
     decode_seconds: float
     """From the first token to the last."""
     usage: Usage
@@ -188,31 +191,6 @@ class Generation:
         if not self.steps:
             raise FanlightError("no logits were kept: the text has no token")
         return np.concatenate([row(step.decision).numpy() for step in self.steps])  # type: ignore[attr-defined]
-
-
-class Job(NamedTuple):
-    """One of many texts to write."""
-
-    key: Hashable
-    """What its Outcome is known by."""
-    prompt: str | Sequence[int] | Sequence[Mapping[str, Any]]
-    """A text, ids, or the messages of a chat."""
-    config: GenerationConfig
-    given: Sequence[int] | None = None
-    """A text that is not chosen but given: the result is the account of it."""
-    priority: int = 0
-    """Of several that wait, the highest goes first."""
-    assistant: Any = None
-    amateur: Any = None
-    """Other models, as for `Model.generate`."""
-
-
-class Outcome(NamedTuple):
-    """What became of a Job: a text or an error."""
-
-    key: Hashable
-    generation: Generation | None
-    error: FanlightError | None
 
 
 class _Text:
@@ -307,7 +285,8 @@ class Stream(Iterator[Step]):
     ) -> None:
         """Made by `Model.stream`. submit: queues the request. explain: says more of an error. closed: called once, at the end."""
         started = time.perf_counter()
-        self._closed: Callable[[], None] | None = closed
+        self._events: EventStream | None = None
+        self._closed = closed
         try:
             self._events = engine.stream(submit(engine))
         except BaseException:
@@ -342,6 +321,7 @@ class Stream(Iterator[Step]):
         while True:
             started = time.perf_counter()
             try:
+                assert self._events is not None
                 event = next(self._events)
             except BaseException as error:
                 self.close()
@@ -360,10 +340,10 @@ class Stream(Iterator[Step]):
 
     def close(self) -> None:
         """End the request if it has not ended. May be called again."""
-        if hasattr(self, "_events"):
-            self._events.close()
-        closed, self._closed = self._closed, None
-        if closed is not None:
+        closed, self._closed = self._closed, lambda: None
+        if self._events is not None:
+            self._events.close(closed)
+        else:
             closed()
 
     def __enter__(self) -> Stream:
@@ -380,54 +360,6 @@ class Stream(Iterator[Step]):
         for _ in self:
             pass
         return self._assembly.result()
-
-
-def run_jobs(
-    engine: Engine,
-    jobs: Iterable[Job],
-    submit: Callable[[Job], Request],
-    tokenizer: AnyTokenizer,
-    *,
-    n_begun: int,
-    notes: Callable[[Job], Sequence[str]] = lambda job: (),
-    explain: Callable[[NumericError], NumericError] = lambda error: error,
-) -> Iterator[Outcome]:
-    """Many jobs through one engine, at most n_begun at a time; outcomes in the order in which they end.
-
-    Jobs are taken as there is room for them. Errors of a job are its outcome; dropping the iterator ends all that are begun.
-    """
-    queue, more = iter(jobs), True
-    begun: dict[int, tuple[Hashable, Assembly, float]] = {}
-    try:
-        while more or begun:
-            while more and len(begun) < n_begun:
-                job = next(queue, None)
-                if job is None:
-                    more = False
-                    break
-                try:
-                    request = submit(job)
-                except FanlightError as error:
-                    yield Outcome(job.key, None, error)
-                    continue
-                assembly = Assembly(request, tokenizer, notes(job))
-                begun[request.id] = (job.key, assembly, time.perf_counter())
-            try:
-                events = engine.step() if begun else []
-            except Exception:  # of the model: the requests in the pass have ended, and their events say so
-                events = engine.step()
-            for event in events:
-                key, assembly, started = begun[event.request_id]
-                if event.error is None:
-                    assembly.add(event)
-                assembly.take_time(started)
-                if event.ends_request:
-                    del begun[event.request_id]
-                    fault = explain(event.error) if isinstance(event.error, NumericError) else event.error
-                    yield Outcome(key, None if fault else assembly.result(), fault)
-    finally:
-        for _, assembly, _ in begun.values():
-            engine.drop(assembly.request)
 
 
 def _ranked(found: Sequence[Generation], pattern: str | None) -> list[Generation]:

@@ -17,7 +17,8 @@ from fanlight.engine.preparing import Preparer
 from fanlight.engine.request import Helpers, checked_ids
 from fanlight.engine.spare import Spare
 from fanlight.errors import ContextOverflow, NumericError, OptionError
-from fanlight.generation import Generation, Job, Outcome, Step, Stream, run_jobs
+from fanlight.generation import Generation, Step, Stream
+from fanlight.jobs import Job, Outcome, run_jobs
 from fanlight.kernels import slow_notice
 from fanlight.kernels.ops import Tensor
 from fanlight.loading import Loaded, find_damage
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from fanlight.description import Description
     from fanlight.engine.request import Request
     from fanlight.models.base import Decoder
-    from fanlight.prefix_files import Identity
     from fanlight.served import ModelService
     from fanlight.text.tokenizer import AnyTokenizer
 
@@ -62,7 +62,6 @@ class Model:
         self._engine_options = {"prefill_chunk": prefill_chunk, "prefix_bytes": prefix_bytes, "cache_type": cache_type}
         self._spare = Spare(self.engine)
         self._vocabulary: Vocabulary | None = None
-        self._fingerprint: str | None = None
 
     @property
     def name(self) -> str:
@@ -207,8 +206,11 @@ class Model:
         from fanlight.served import ModelService
 
         def prepare(prompt: Any, config: Any, options: Mapping[str, Any]) -> Any:
-            settings = self._config(config, options)
-            return self._ids_of(prompt, settings), settings, self._notes(settings, None, None)
+            others = {name: options[name] for name in ("assistant", "amateur") if name in options}
+            assistant, amateur = others.get("assistant"), others.get("amateur")
+            settings = self._config(config, {name: options[name] for name in options if name not in others})
+            helpers = self._helpers(assistant, amateur)
+            return self._ids_of(prompt, settings), settings, helpers, self._notes(settings, assistant, amateur)
 
         engine = self.engine(max_batch=max_batch, **sizes)
         return ModelService(Service(engine, max_waiting=max_waiting), prepare, self.tokenizer, self.explain)
@@ -274,42 +276,33 @@ class Model:
 
         Errors: ContextOverflow, OptionError (longer than prefix_bytes, or backend hf), CheckpointError (cannot be written).
         """
-        from fanlight.prefix_files import save_prefix
+        from fanlight.prefix_files import Identity, save_prefix
 
         ids = self._ids_of(prompt, GenerationConfig())
         with self._spare.taken(MAX_BATCH) as engine:
-            return save_prefix(engine, ids, path, self._identity(engine))
+            return save_prefix(engine, ids, path, Identity.of(self._parts.report, engine))
 
     def load_prefix(self, path: str | os.PathLike[str]) -> tuple[int, ...]:
         """Have texts that begin so go on from a file of `save_prefix`; the ids it holds.
 
         Errors: CheckpointError (damaged, or of another model), OptionError, ContextOverflow.
         """
-        from fanlight.prefix_files import load_prefix
+        from fanlight.prefix_files import Identity, load_prefix
 
         with self._spare.taken(MAX_BATCH) as engine:
-            return load_prefix(engine, path, self._identity(engine))
-
-    def _identity(self, engine: Engine) -> Identity:
-        from fanlight.checkpoints.fingerprint import fingerprint
-        from fanlight.prefix_files import Identity
-
-        report = self._parts.report
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint(report.path)
-        return Identity(self._fingerprint, engine.ops.name, "; ".join(report.conversions), engine.cache.pool.dtype)
+            return load_prefix(engine, path, Identity.of(self._parts.report, engine))
 
     def detect_watermark(
         self, text: Prompt, watermarking_config: Any, *, z_threshold: float = 3.0
     ) -> Detection | SynthIDDetection:
         """How much a text (or ids), without its prompt, looks as if it were made with this watermark. Errors: OptionError."""
-        from fanlight.decoding.watermarks import detect
+        from fanlight.decoding.watermarks import Source, detect
 
         tokenizer = self.tokenizer
         ids = tokenizer.encode(text, add_special=False) if isinstance(text, str) else self._checked("the text", text)
-        special = {"eos_ids": tokenizer.eos_ids, "bos_id": tokenizer.bos_id}
-        sizes, ops = self.decoder.config, self.decoder.ops
-        return detect(ids, watermarking_config, n_vocab=sizes.n_vocab, ops=ops, z_threshold=z_threshold, **special)
+        sizes, ops, eos_ids, bos_id = self.decoder.config, self.decoder.ops, tokenizer.eos_ids, tokenizer.bos_id
+        how = Source(sizes.n_vocab, ops, eos_ids, bos_id)
+        return detect(ids, watermarking_config, how, z_threshold=z_threshold)
 
     # -- prompts ------------------------------------------------------------------------------------------------------
 
@@ -399,6 +392,9 @@ class Model:
         )
 
     def _ids_of(self, prompt: Any, config: GenerationConfig) -> tuple[int, ...]:
+        if isinstance(prompt, Mapping) or not isinstance(prompt, (str, bytes, Iterable)):
+            raise OptionError(f"the prompt must be a text, ids, or the messages of a chat: got {prompt!r:.80}")
+        prompt = prompt if isinstance(prompt, (str, bytes)) else list(prompt)
         is_chat = not isinstance(prompt, (str, bytes)) and any(isinstance(message, Mapping) for message in prompt)
         return self.chat_ids(prompt) if is_chat else self.prompt_ids(prompt, config.bos_token_id)
 

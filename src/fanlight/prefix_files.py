@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fanlight.checkpoints.fingerprint import fingerprint
 from fanlight.decoding.config import GenerationConfig
 from fanlight.errors import CheckpointError, ContextOverflow, OptionError
 
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fanlight.engine.loop import Engine
+    from fanlight.models.base import DecoderConfig
+    from fanlight.models.weights import LoadReport
 
 KIND, VERSION = "fanlight.prefix", "1"
 _TYPES = {"F16": "<f2", "F32": "<f4", "I8": "<i1", "I32": "<i4"}
@@ -30,15 +34,34 @@ class Identity(NamedTuple):
     kernels: str
     conversions: str
     """What the weights became on their way into memory."""
+    rotation: str
+    """How positions turn queries and keys, with this window."""
     cache_type: str
+
+    @classmethod
+    def of(cls, report: LoadReport, engine: Engine) -> Identity:
+        """Of a model as it was loaded. Reads its files, once for a report."""
+        conversions, rotation = "; ".join(report.conversions), rotation_of(engine.decoder.config)
+        if not report.fingerprint:
+            report.fingerprint = fingerprint(report.path)
+        return cls(report.fingerprint, engine.ops.name, conversions, rotation, engine.cache.pool.dtype)
 
 
 _WORDS = {
     "model": "another model's file",
     "kernels": "other kernels, whose last bits differ",
     "conversions": "weights of other types",
+    "rotation": "another rotation of positions",
     "cache_type": "another cache_type",
 }
+
+
+def rotation_of(config: DecoderConfig) -> str:
+    """What the angles of all positions are known by."""
+    kinds = (config.rope, config.local_rope)
+    angles = [None if rope is None else rope.inv_freq(config.n_ctx) for rope in kinds]
+    ends = [None if one is None else (one[0][:1], one[0][-1:], one[1]) for one in angles]
+    return sha256(repr((kinds, ends)).encode()).hexdigest()
 
 
 def save_prefix(engine: Engine, ids: Sequence[int], path: str | os.PathLike[str], identity: Identity) -> int:
@@ -62,10 +85,10 @@ def save_prefix(engine: Engine, ids: Sequence[int], path: str | os.PathLike[str]
             f"{limit * pool.page_bytes}: load the model with more"
         )
     if cache.prefixes.find(ids, len(ids)).length < len(ids):
-        engine.submit(ids, GenerationConfig(max_new_tokens=1, candidates=0, ignore_eos=True))
-        for event in engine.run():
-            if event.error is not None:
-                raise event.error
+        request = engine.submit(ids, GenerationConfig(max_new_tokens=1, candidates=0, ignore_eos=True))
+        with engine.stream(request) as events:
+            for _ in events:
+                pass
     match = cache.prefixes.find(ids, len(ids))
     assert match.length == len(ids), "what was just computed is not known"
     parts: list[dict[str, NDArray[Any]]] = []
@@ -105,19 +128,19 @@ def load_prefix(engine: Engine, path: str | os.PathLike[str], identity: Identity
     cache, pool = engine.cache, engine.cache.pool
     if len(ids) > engine.n_ctx:
         raise ContextOverflow(f"{name}: the prefix has {len(ids)} tokens, the context window holds {engine.n_ctx}")
+    _check_arrays(name, arrays, len(ids), engine)
     n_pages = -(-len(ids) // cache.page_tokens)
     limit = cache.prefixes.max_pages if cache.prefixes is not None else 0
     slot = cache.open()
-    if n_pages > limit or not cache.reserve(slot, len(ids)):
-        cache.release(slot)
-        raise OptionError(
-            f"{name}: its {len(ids)} tokens take {n_pages * pool.page_bytes} bytes, prefix_bytes allows "
-            f"{limit * pool.page_bytes}: load the model with more"
-        )
     try:
+        if n_pages > limit or not cache.reserve(slot, len(ids)):
+            raise OptionError(
+                f"{name}: its {len(ids)} tokens take {n_pages * pool.page_bytes} bytes, prefix_bytes allows "
+                f"{limit * pool.page_bytes}: load the model with more"
+            )
         for i, page in enumerate(slot.pages):
             span = slice(i * cache.page_tokens, min((i + 1) * cache.page_tokens, len(ids)))
-            pool.write(page, {key: _positions(name, key, array, len(ids))[:, :, span] for key, array in arrays.items()})
+            pool.write(page, {key: np.ascontiguousarray(array[:, :, span]) for key, array in arrays.items()})
         cache.batch([(slot, len(ids))])
         cache.remember(slot, ids)
     finally:
@@ -152,7 +175,28 @@ def _checked_ids(name: str, ids: NDArray[Any] | None, n_vocab: int) -> tuple[int
     return tuple(map(int, ids))
 
 
-def _positions(name: str, key: str, array: NDArray[Any], n: int) -> NDArray[Any]:
-    if array.ndim not in (3, 4) or array.shape[2] != n:
-        raise CheckpointError(f"{name}: {key!r} has shape {array.shape}, expected {n} positions; save it again")
-    return array
+def _check_arrays(name: str, arrays: Mapping[str, NDArray[Any]], n: int, engine: Engine) -> None:
+    """Names, types and shapes as this engine's cache has them, and numbers in them."""
+    import numpy as np
+
+    sizes, kind = engine.decoder.config, engine.cache.pool.dtype
+    heads = (sizes.n_layer, sizes.n_kv_head, n)
+    numbers: tuple[str, tuple[int, ...]] = (kind, (*heads, sizes.head_dim))
+    scales: tuple[str, tuple[int, ...]] = ("F32", heads)
+    expected = {"keys": numbers, "values": numbers}
+    if kind == "I8":
+        expected |= {"key_scales": scales, "value_scales": scales}
+    if set(arrays) != set(expected):
+        raise CheckpointError(
+            f"{name}: it holds {', '.join(sorted(arrays)) or 'no arrays'}, expected {', '.join(sorted(expected))}; save it again"
+        )
+    for key, (dtype, shape) in expected.items():
+        array = arrays[key]
+        if array.shape != shape or array.dtype != np.dtype(_TYPES[dtype]):
+            raise CheckpointError(
+                f"{name}: {key!r} is {array.dtype} {array.shape}, expected {np.dtype(_TYPES[dtype])} {shape}; save it again"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise CheckpointError(
+                f"{name}: {key!r} holds numbers that are NaN or infinite; the file is damaged: save it again"
+            )

@@ -18,14 +18,14 @@ from fanlight.generation import Assembly, Generation, Step
 
 if TYPE_CHECKING:
     from fanlight.decoding.config import GenerationConfig
-    from fanlight.engine.request import StepEvent
+    from fanlight.engine.request import Helpers, StepEvent
     from fanlight.engine.service import Service, Stats
     from fanlight.engine.ticket import Ticket
     from fanlight.text.tokenizer import AnyTokenizer
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
-Prepare = Callable[[Any, Any, Mapping[str, Any]], "tuple[tuple[int, ...], GenerationConfig, Sequence[str]]"]
-"""Prompt, config, options -> ids, settings, notes."""
+Prepare = Callable[[Any, Any, Mapping[str, Any]], "tuple[tuple[int, ...], GenerationConfig, Helpers, Sequence[str]]"]
+"""Prompt, config, options -> ids, settings, other models, notes."""
 
 
 class ModelService:
@@ -49,8 +49,8 @@ class ModelService:
         priority: see Engine.submit. Raises what `Model.generate` raises before it computes, and QueueFull. A grammar is compiled
         here: a coroutine that asks for one calls `await asyncio.to_thread(service.stream, ...)`.
         """
-        ids, settings, notes = self._prepare(prompt, config, options)
-        ticket = self._service.submit(ids, settings, priority=priority)
+        ids, settings, helpers, notes = self._prepare(prompt, config, options)
+        ticket = self._service.submit(ids, settings, helpers, priority=priority)
         return ServedStream(ticket, self._tokenizer, notes, self._explain)
 
     def generate(self, prompt: Prompt, config: GenerationConfig | None = None, **options: Any) -> Generation:

@@ -75,9 +75,7 @@ def test_the_longest_known_beginning_is_found(known: list[list[int]], asked: lis
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    texts=st.lists(TEXT, min_size=1, max_size=20), max_pages=st.integers(1, 6), looks=st.lists(TEXT, max_size=20)
-)
+@given(texts=st.lists(TEXT, min_size=1, max_size=20), max_pages=st.integers(1, 6), looks=st.lists(TEXT, max_size=20))
 def test_no_more_is_kept_than_the_limit_and_what_is_kept_is_right(
     texts: list[list[int]], max_pages: int, looks: list[list[int]]
 ) -> None:

@@ -64,7 +64,9 @@ def test_a_budget_is_spent_whole_and_half_of_it_on_the_first(pending: list[int],
     if pending:
         assert shares[0] >= min(pending[0], budget // 2)
     unfinished = [n for share, n in zip(shares[1:], pending[1:], strict=True) if share < n]
-    assert all(share == 0 or n <= min(unfinished) for share, n in zip(shares[1:], pending[1:], strict=True) if unfinished)
+    assert all(
+        share == 0 or n <= min(unfinished) for share, n in zip(shares[1:], pending[1:], strict=True) if unfinished
+    )
 
 
 def test_less_of_a_prompt_goes_into_a_pass_in_which_others_grow() -> None:

@@ -80,7 +80,7 @@ def test_another_models_file_and_damaged_ones_are_refused(smollm: Model, tmp_pat
             model.load_prefix(rewritten(path, change))
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(CheckpointError, match="incomplete|damaged"):
+    with pytest.raises(CheckpointError, match=r"incomplete|damaged"):
         model.load_prefix(cut)
     with pytest.raises(CheckpointError, match="missing"):
         model.load_prefix(tmp_path / "missing.safetensors")
@@ -94,7 +94,9 @@ def test_what_does_not_fit_says_so_with_numbers(smollm: Model, tmp_path: Path) -
     small = fresh(smollm, prefix_bytes=page_bytes)
     n = len(smollm.prompt_ids(RULES))
     for ask in (lambda: small.load_prefix(path), lambda: small.save_prefix(path, RULES)):
-        with pytest.raises(OptionError, match=f"{n} tokens take.* {-(-n // 64) * page_bytes} bytes, .* {page_bytes}: load"):
+        with pytest.raises(
+            OptionError, match=f"{n} tokens take.* {-(-n // 64) * page_bytes} bytes, .* {page_bytes}: load"
+        ):
             ask()
     with pytest.raises(OptionError, match="prefix_bytes allows 0"):
         fresh(smollm, prefix_bytes=0).save_prefix(path, RULES)
@@ -102,5 +104,3 @@ def test_what_does_not_fit_says_so_with_numbers(smollm: Model, tmp_path: Path) -
         fresh(smollm).save_prefix(path, [1] * 9000)
     with pytest.raises(CheckpointError, match="cannot be written"):
         fresh(smollm).save_prefix(tmp_path / "no" / "folder", RULES)
-
-

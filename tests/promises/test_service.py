@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fanlight.errors import ContextOverflow, FanlightError, OptionError
-from fanlight.generation import Job
+from fanlight.jobs import Job
 
 if TYPE_CHECKING:
     from fanlight import Generation, Model
@@ -128,4 +128,7 @@ def test_a_given_text_is_accounted_for_as_if_it_had_been_written(smollm: Model) 
     assert str(scored.stop) == "the given text ends after 6 tokens"
     assert [step.record.raw_logits for step in scored.steps] == [step.record.raw_logits for step in out.steps]
     with pytest.raises(OptionError, match="stop_strings cannot be combined with a given text"):
-        raise next(smollm.generate_each([Job(0, "a", smollm.settings(stop_strings="x"), given=[1])])).error or OptionError()
+        raise (
+            next(smollm.generate_each([Job(0, "a", smollm.settings(stop_strings="x"), given=[1])])).error
+            or OptionError()
+        )

@@ -42,9 +42,10 @@ class PagedCache:
         self.page_tokens = pool.page_tokens
         self.max_pages: int | None = None
         self.n_ctx = n_ctx
-        self._shared: dict[
-            int, int
-        ] = {}  # page -> how many hold it (slots, and the prefixes), where more than one does
+        self.shortage: MemoryError | None = None
+        """Why `reserve` failed last, if it was not the limit."""
+        self._shared: dict[int, int] = {}
+        """Page -> how many hold it, slots and the prefixes, where more than one does."""
         n_kept = prefix_bytes // pool.page_bytes
         self.prefixes = (
             PrefixTree(pool.page_tokens, n_kept, hold=self._hold, let_go=self._let_go) if n_kept > 0 else None
@@ -91,14 +92,22 @@ class PagedCache:
             self.prefixes.insert(ids, slot.pages)
 
     def reserve(self, slot: CacheSlot, n_new: int) -> bool:
-        """Make room for n_new positions more, if need be at the cost of beginnings that are kept; False if the cache is full.
+        """Make room for n_new positions more, if need be at the cost of beginnings that are kept; False if the cache is full,
+        or the machine's memory, which `shortage` then says.
 
         Raises ContextOverflow beyond n_ctx.
         """
-        while not self._reserve(slot, n_new):
+        while not self._has_room(slot, n_new):
             if self.prefixes is None or not self.prefixes.forget_oldest():
                 return False
         return True
+
+    def _has_room(self, slot: CacheSlot, n_new: int) -> bool:
+        try:
+            return self._reserve(slot, n_new)
+        except MemoryError as error:
+            self.shortage = error
+            return False
 
     def _reserve(self, slot: CacheSlot, n_new: int) -> bool:
         n_total = slot.length + n_new

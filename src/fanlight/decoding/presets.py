@@ -63,13 +63,15 @@ MAX_FILE_BYTES = 1 << 20
 
 
 def preset(name: str) -> Mapping[str, Any]:
-    """The options of a preset. Errors: OptionError for an unknown name."""
+    """The options of a preset. Errors: OptionError for an unknown name, and for what is none."""
+    if not isinstance(name, str):
+        raise OptionError(f"preset must be a name, one of {', '.join(PRESETS)}: got {name!r:.80}")
     if name not in PRESETS:
         from difflib import get_close_matches
 
-        near = get_close_matches(str(name), PRESETS, n=1)
+        near = get_close_matches(name, PRESETS, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(PRESETS)}"
-        raise OptionError(f"unknown preset {name!r}; {hint}")
+        raise OptionError(f"unknown preset {name!r:.80}; {hint}")
     return PRESETS[name]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fanlight.decoding.processors import Processor, Surroundings
 
@@ -43,15 +43,17 @@ def watermark(config: GenerationConfig, around: Surroundings) -> Processor | Non
     return WatermarkProcessor(settings, around.n_vocab, around.ops)
 
 
+class Source(NamedTuple):
+    """What a text was made with."""
+
+    n_vocab: int
+    ops: Ops
+    eos_ids: Sequence[int]
+    bos_id: int | None
+
+
 def detect(
-    ids: Sequence[int],
-    watermarking_config: Any,
-    *,
-    n_vocab: int,
-    ops: Ops,
-    eos_ids: Sequence[int],
-    bos_id: int | None,
-    z_threshold: float,
+    ids: Sequence[int], watermarking_config: Any, source: Source, *, z_threshold: float
 ) -> Detection | SynthIDDetection:
     """How much ids look as if they were made with this watermark. Errors: OptionError."""
     from fanlight.decoding.synthid import SynthID, SynthIDDetector
@@ -59,5 +61,5 @@ def detect(
 
     settings = watermark_of(watermarking_config)
     if isinstance(settings, SynthID):
-        return SynthIDDetector(settings, eos_ids).detect(ids, z_threshold=z_threshold)
-    return WatermarkDetector(settings, n_vocab, ops, bos_id).detect(ids, z_threshold=z_threshold)
+        return SynthIDDetector(settings, source.eos_ids).detect(ids, z_threshold=z_threshold)
+    return WatermarkDetector(settings, source.n_vocab, source.ops, source.bos_id).detect(ids, z_threshold=z_threshold)

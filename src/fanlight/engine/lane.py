@@ -35,10 +35,13 @@ class Sizes:
     def __post_init__(self) -> None:
         if self.cache_type is not None and self.cache_type not in CACHE_TYPES:
             raise OptionError(f"cache_type is {self.cache_type!r:.80}; it can be {', '.join(CACHE_TYPES)}, or None")
-        for name in ("max_cache_bytes", "prefix_bytes"):
+        least = {"prefill_chunk": 1, "prefill_beside": 1, "max_batch": 1, "max_cache_bytes": 0, "prefix_bytes": 0}
+        for name, smallest in least.items():
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-                raise OptionError(f"{name} must be a whole number of bytes from 0: got {value!r:.80}")
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise OptionError(f"{name} must be a whole number: got {value!r:.80}")
+            if value is not None and value < smallest:
+                raise OptionError(f"{name} must be at least {smallest}: got {value}")
 
 
 class Lane:
@@ -102,8 +105,10 @@ class Lane:
             at += n_logits
             run = sequence.run
             run.n_computed += n_new
-            if run.pace is not None and not sequence.is_prompt:
-                run.pace.computes(n_new, guesses=kind[2] is not None or sequence.lane is not run.lanes[MAIN])
+            if run.pace is not None:
+                guesses = kind[2] is not None or sequence.lane is not run.lanes[MAIN]
+                if guesses or not sequence.is_prompt:
+                    run.pace.computes(n_new, guesses=guesses)
             sequence.computed()
 
     def _keep(self, sequence: Sequence, watch: Watch, rows: tuple[int, int], logit_rows: tuple[int, int]) -> None:

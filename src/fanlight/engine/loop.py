@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,17 +17,17 @@ from fanlight.decoding.step import StepSettings
 from fanlight.decoding.stopping import CANCELLED, StopRules, stop_given, stop_max_new_tokens
 from fanlight.decoding.strategies.base import AMATEUR, ASSISTANT, MAIN
 from fanlight.decoding.strategies.choose import check_given, start, strategy_of
+from fanlight.engine.gate import Gate
 from fanlight.engine.lane import Lane, Sizes
 from fanlight.engine.output import Output
 from fanlight.engine.pace import Pace
 from fanlight.engine.preparing import Prepared, Preparer
 from fanlight.engine.request import DetokenizerFactory, Helpers, Request, StepEvent, checked_ids, seed_of
 from fanlight.engine.run import Run
+from fanlight.engine.stream import EventStream
 from fanlight.errors import ContextOverflow, FanlightError, OptionError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from fanlight.decoding.constraints import Vocabulary
     from fanlight.engine.scheduler import Work
     from fanlight.models.base import Decoder
@@ -70,8 +70,8 @@ class Engine:
 
         token_label: a token as a word, for messages. token_text: its text, for settings that speak of texts. vocabulary: all
         tokens' bytes, for grammars. prefill_chunk: prompt tokens in one pass, prefill_beside: in one in which other texts grow.
-        max_batch: sequences that run at once. max_cache_bytes limits the KV cache: sequences then wait for each other, and the
-        window may be shorter than the model's. prefix_bytes: what the beginnings of texts may keep in it, for requests that
+        max_batch: sequences that run at once. max_cache_bytes limits the KV cache of this decoder, not of helpers: sequences then
+        wait for each other, and the window may be shorter than the model's. prefix_bytes: what the beginnings of texts may keep in it, for requests that
         begin alike. cache_type: what keys and values are kept as, see CACHE_TYPES. Raises OptionError.
         """
         self.decoder = decoder
@@ -93,6 +93,7 @@ class Engine:
         self._detokenizer_factory, self._token_label = detokenizer_factory, token_label
         self._n_requests = self._n_passes = self._n_paced = 0
         self._is_ready = False  # whether a request has events that came without a pass
+        self._gate = Gate(self._forget)
         self._live: dict[int, Run] = {}  # until the last event is handed out
         self._streams: dict[int, deque[StepEvent]] = {}
 
@@ -158,6 +159,10 @@ class Engine:
 
     def admit(self, ready: Ready) -> Request:
         """Queue what `prepare` made. Raises OptionError or ContextOverflow where lengths do not fit together."""
+        with self._gate:
+            return self._admit(ready)
+
+    def _admit(self, ready: Ready) -> Request:
         prepared, config, helpers, priority, given = ready
         ids, eos_ids = prepared.ids, prepared.eos_ids
         request = Request(
@@ -236,19 +241,29 @@ class Engine:
 
     def cancel(self, request: Request) -> None:
         """End a request now; its last event comes with the next step. Nothing happens if it has ended."""
-        run = self._live.get(request.id)
-        if run is not None and not run.ended:
-            run.end(CANCELLED)
-            self._is_ready = True
+        with self._gate:
+            run = self._live.get(request.id)
+            if run is not None and not run.ended:
+                run.end(CANCELLED)
+                self._is_ready = True
 
     @property
     def n_waiting(self) -> int:
         """Requests of which nothing is computed yet."""
         return sum(not run.n_computed and not run.ended for run in self._live.values())
 
+    def is_live(self, request: Request) -> bool:
+        """Whether its last event has not been handed out."""
+        return request.id in self._live
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is on its way."""
+        return not self._live and not self._gate.leaving
+
     def drop_helpers(self) -> None:
         """Let go of other models, and what was computed by them. Only while no request is on its way."""
-        assert not self._live, "drop_helpers() while a request is on its way"
+        assert self.is_idle, "drop_helpers() while a request is on its way"
         self._lanes = {id(self.decoder): self._lanes[id(self.decoder)]}
 
     @property
@@ -264,16 +279,28 @@ class Engine:
         """One forward pass of each model for all sequences that can advance, and the events of what was decided.
 
         A request whose logits are damaged ends with an event that has `error`. If the pass itself raises, so does this,
-        and the requests in it end in the same way: the next step hands out their events.
+        and the requests in it end in the same way: `collect`, or the next step, hands out their events.
         """
+        with self._gate:
+            return self._step()
+
+    def collect(self) -> list[StepEvent]:
+        """The events that are there without another pass."""
+        with self._gate:
+            events = self._collect()
+            self._hand_out(events)
+            return events
+
+    def _step(self) -> list[StepEvent]:
         events = self._collect() if self._is_ready else []
         self._n_passes += 1
         paced = [(run, run.n_new) for run in self._live.values() if run.pace is not None] if self._n_paced else []
-        started = time.perf_counter()
+        started, is_quiet, main = time.perf_counter(), True, self._lanes[id(self.decoder)]
         for lane in tuple(self._lanes.values()):
             work: list[Work] = []
             try:
                 work = lane.scheduler.plan()
+                is_quiet = is_quiet and not (paced and lane is main and any(item.sequence.is_prompt for item in work))
                 done = lane.compute(work) if work else []
             except BaseException as error:
                 self._fail_pass(
@@ -286,7 +313,7 @@ class Engine:
                     sequence.run.advance()
         for run, n_before in paced:
             assert run.pace is not None
-            run.pace.passed(time.perf_counter() - started, run.n_new - n_before)
+            run.pace.passed(time.perf_counter() - started, run.n_new - n_before, counts=is_quiet)
         events += self._collect()
         self._hand_out(events)
         return events
@@ -348,8 +375,14 @@ class Engine:
             if event.ends_request:
                 self._leave(event.request_id)
 
-    def drop(self, request: Request) -> None:
-        """End a request that no one listens to any more: no event. Nothing happens if it has ended."""
+    def drop(self, request: Request, then: Callable[[], None] = lambda: None) -> None:
+        """End a request that no one listens to any more: no event. Nothing happens if it has ended.
+
+        From any thread, and from destructors, which may run anywhere: what is going on is let finish. then: called after that.
+        """
+        self._gate.leave(request, then)
+
+    def _forget(self, request: Request) -> None:
         run = self._leave(request.id)
         if run is not None and not run.ended:
             run.finish()
@@ -365,7 +398,7 @@ class Engine:
 
     def _lane(self, decoder: Decoder) -> Lane:
         if id(decoder) not in self._lanes:
-            self._lanes[id(decoder)] = Lane(decoder, replace(self._sizes, cache_type=None))
+            self._lanes[id(decoder)] = Lane(decoder, replace(self._sizes, cache_type=None, max_cache_bytes=None))
         return self._lanes[id(decoder)]
 
     def _check_vocabulary(self, name: str, decoder: Decoder) -> None:
@@ -394,47 +427,3 @@ class Engine:
                 raise ContextOverflow(f"the prompt has {n_prompt} tokens, the amateur's context window holds {n_ctx}")
             windows.append((n_ctx, 0, " (the amateur's)"))
         return min(windows, key=lambda window: window[0] - window[1])
-
-
-class EventStream(Iterator[StepEvent]):
-    """One request's events. Closing it, leaving its `with` block or dropping it ends the request."""
-
-    def __init__(self, engine: Engine, request: Request, events: deque[StepEvent]) -> None:
-        self.request = request
-        self._engine = engine
-        self._events = events
-        self._open = True
-
-    def __next__(self) -> StepEvent:
-        if not self._open:
-            raise StopIteration
-        try:
-            while not self._events:
-                if not self._engine.step() and not self._events:
-                    assert self._engine.has_work, "a request that has not ended is neither waiting nor running"
-        except BaseException:
-            self.close()
-            raise
-        event = self._events.popleft()
-        if event.ends_request:
-            self.close()
-        if event.error is not None:
-            raise event.error
-        return event
-
-    def close(self) -> None:
-        """End the request if it has not ended. May be called again."""
-        if self._open:
-            self._open = False
-            self._engine.drop(self.request)
-
-    def __enter__(self) -> EventStream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()

@@ -18,9 +18,9 @@ class Pace:
         self._n_lines += 1
         self._n_guessed_rows += n_rows if guesses else n_rows - 1
 
-    def passed(self, seconds: float, n_tokens: int) -> None:
-        """The pass is over and gave the texts n_tokens."""
-        if self._n_lines:
+    def passed(self, seconds: float, n_tokens: int, *, counts: bool = True) -> None:
+        """The pass is over and gave the texts n_tokens. counts: no prompt was in it, whose time would not be theirs."""
+        if self._n_lines and counts:
             self._seconds += seconds
             self._n_tokens += n_tokens
             if not self._n_guessed_rows:

@@ -94,7 +94,7 @@ class Run:
         """See Host."""
         assert isinstance(line, Line)
         twin = Line(self, line.lane, line.ids, line.lane.cache.fork(line.slot))
-        twin.n_full = line.n_full
+        twin.n_full, twin.is_fresh, twin.is_prompt = line.n_full, False, False
         self.lines.append(twin)
         line.lane.scheduler.join(twin, line)
         return twin

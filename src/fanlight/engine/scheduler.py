@@ -11,8 +11,6 @@ from __future__ import annotations
 from bisect import insort, insort_left
 from typing import TYPE_CHECKING, NamedTuple
 
-from fanlight.errors import OptionError
-
 if TYPE_CHECKING:
     from fanlight.cache.paged import PagedCache
     from fanlight.engine.sequence import Sequence
@@ -37,12 +35,8 @@ class Scheduler:
 
     def __init__(self, cache: PagedCache, *, prefill_chunk: int, prefill_beside: int, max_batch: int) -> None:
         """prefill_chunk: prompt tokens a pass takes at most; prefill_beside: if others decode in it. max_batch: sequences that
-        are computed at once; those of one request that go on together may be more. All from 1.
+        are computed at once; those of one request that go on together may be more. All from 1, as `Sizes` sees to.
         """
-        sizes = {"prefill_chunk": prefill_chunk, "prefill_beside": prefill_beside, "max_batch": max_batch}
-        for name, value in sizes.items():
-            if value < 1:
-                raise OptionError(f"{name} must be at least 1: got {value}")
         self.cache = cache
         self.prefill_chunk, self.prefill_beside = prefill_chunk, min(prefill_beside, prefill_chunk)
         self.max_batch = max_batch
@@ -80,10 +74,13 @@ class Scheduler:
 
     def plan(self) -> list[Work]:
         """The next pass, with room in the cache reserved for all of it. Not empty if there is work."""
+        self.cache.shortage = None
         work = self._plan_decode()
         if self.waiting or len(work) < len(self.running):
             self._admit()
             self._plan_prefill(work)
+        if not work and self.cache.shortage is not None:  # not even for the first
+            raise self.cache.shortage
         return work
 
     def _plan_decode(self) -> list[Work]:
@@ -112,12 +109,12 @@ class Scheduler:
         for sequence in tuple(self.waiting):
             if sequence not in self.waiting:  # it was ended on the way
                 continue
+            if self._is_coming(sequence):
+                continue  # in a pass or two, it need not be computed
             if n_busy >= self.max_batch:
                 if not self._evict_after(sequence):
                     return
                 n_busy -= 1
-            if self._is_coming(sequence):
-                continue  # in a pass or two, it need not be computed
             sequence.adopt()
             while not self.cache.reserve(sequence.slot, sequence.n_pending):  # all: a prompt once begun never waits
                 idle = [other for other in self.running if not other.n_pending]
@@ -128,6 +125,7 @@ class Scheduler:
                 else:
                     sequence.evict()
                     return
+            sequence.admitted()
             self.waiting.remove(sequence)
             insort(self.running, sequence, key=_rank)
             n_busy += 1
@@ -136,7 +134,7 @@ class Scheduler:
         """Whether another prompt, which is being computed, begins alike for longer than what is known."""
         if self.cache.prefixes is None or not sequence.may_adopt:
             return False
-        limit = sequence.n_adoptable
+        limit = min(sequence.n_adoptable, self.cache.prefixes.max_pages * self.cache.page_tokens)
         others = [other for other in self.running if other.is_prompt and other is not sequence]
         if not others:
             return False

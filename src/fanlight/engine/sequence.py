@@ -25,11 +25,11 @@ class Sequence:
         "answer",
         "closed",
         "ids",
+        "is_fresh",
         "is_here",
         "is_prompt",
         "lane",
         "n_full",
-        "n_reused",
         "rank",
         "run",
         "slot",
@@ -48,7 +48,8 @@ class Sequence:
         """Whether the scheduler has it."""
         self.is_prompt = True
         """Whether it never had an answer: what it computes is worth waiting for."""
-        self.n_reused = 0
+        self.is_fresh = True
+        """Whether nothing of it was ever computed here."""
         self.rank = run.rank
         """Its place among all: (when it came, in passes; the number of its request)."""
 
@@ -91,9 +92,12 @@ class Sequence:
         if not self.may_adopt:
             return
         self.n_full = self.lane.cache.adopt(self.slot, self.ids, self.n_adoptable)
-        if self.is_prompt:
-            self.run.n_reused += self.n_full - self.n_reused
-            self.n_reused = self.n_full
+
+    def admitted(self) -> None:
+        """It runs from now on, with what it has adopted."""
+        if self.is_fresh:
+            self.run.n_reused += self.n_full
+            self.is_fresh = False
 
     def remember(self, *, whole: bool) -> None:
         """Let others go on from what is computed: from everything, or from the pages that are full."""

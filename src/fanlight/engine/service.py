@@ -36,7 +36,9 @@ class Service:
 
     def __init__(self, engine: Engine, *, max_waiting: int | None = 256) -> None:
         """max_waiting: how many requests may wait, nothing of them computed yet; None: any number. Errors: OptionError."""
-        if max_waiting is not None and max_waiting < 1:
+        if max_waiting is not None and (
+            not isinstance(max_waiting, int) or isinstance(max_waiting, bool) or max_waiting < 1
+        ):
             raise OptionError(f"max_waiting must be at least 1, or None for no limit: got {max_waiting}")
         self._engine = engine
         self._worker = Worker(engine, max_waiting)

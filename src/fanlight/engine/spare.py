@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ class Spare:
     def __init__(self, make: Callable[[], Engine]) -> None:
         """make: a new engine. It is called once at the beginning, so that its errors show."""
         self._make = make
-        self._lock = Lock()
+        self._lock = RLock()  # a destructor that leaves an engine may run anywhere
         self.idle: Engine | None = make()
 
     def take(self, max_batch: int) -> Engine:
@@ -29,10 +29,12 @@ class Spare:
         return engine
 
     def leave(self, engine: Engine) -> None:
-        """Give it back, with no request on its way."""
+        """Give it back. Of two, the one that knows more beginnings is kept; one with a request on its way is not."""
+        if not engine.is_idle:
+            return
         engine.drop_helpers()
         with self._lock:
-            if self.idle is None:
+            if self.idle is None or self.idle.cache.n_kept < engine.cache.n_kept:
                 self.idle = engine
 
     @contextmanager

@@ -69,6 +69,8 @@ class LoadReport:
     """Everything that was read, in the order of use."""
     matrices: list[Linear] = field(default_factory=list, repr=False)
     """As they were packed."""
+    fingerprint: str = ""
+    """Of the files, where somebody asked for it."""
 
 
 class Weights:

@@ -134,6 +134,7 @@ def check_given(
         "prompt_lookup_num_tokens": config.prompt_lookup_num_tokens is not None,
         "assistant_early_exit": config.assistant_early_exit is not None,
         "output_hidden_states": config.output_hidden_states,
+        "max_time": config.max_time is not None,
     }
     for name, is_set in clashes.items():
         if is_set:
