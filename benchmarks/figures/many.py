@@ -77,7 +77,7 @@ def run(lineup: Lineup, prompts: int = PROMPTS) -> Outcome:
 def measure(threads: int, n: int) -> list[Part]:
     """Do the work."""
     import fanlight
-    from fanlight.generation import Job
+    from fanlight.jobs import Job
 
     model = fanlight.load(Lineup(threads=threads, rounds=1).gguf, threads=threads)
     config = model.settings(do_sample=False, candidates=0, ignore_eos=True, max_new_tokens=TOKENS)

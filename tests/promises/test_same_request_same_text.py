@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from fanlight.decoding.config import GenerationConfig
 from fanlight.engine.loop import Engine
+from fanlight.engine.request import Helpers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +39,7 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
 GUESSES: list[dict[str, Any]] = [
     {},
     {"prompt_lookup_num_tokens": 8},
+    {"assistant": True, "assistant_confidence_threshold": 0.0, "num_assistant_tokens": 2},
     {"assistant_early_exit": 20, "assistant_confidence_threshold": 0.0, "num_assistant_tokens": 3},
 ]
 EXAMPLES = settings(max_examples=15, deadline=None)
@@ -65,21 +67,33 @@ def config_of(options: dict[str, Any], candidates: int = 20) -> GenerationConfig
     return GenerationConfig.from_options({"max_new_tokens": 10, "candidates": candidates, **options})
 
 
+CACHES = (None, "f32", "int8")
+
+
 @pytest.fixture(scope="module")
-def alone(smollm: Model) -> Iterator[list[Outcome]]:
-    """Each request by itself, with one thread, recorded. The number of threads is put back at the end."""
+def alone_with(smollm: Model) -> Iterator[dict[str | None, list[Outcome]]]:
+    """By type of the cache, each request by itself, with one thread, recorded. The number of threads is put back at the end."""
     ops = smollm.decoder.ops
     before = ops.get_threads()
     ops.set_threads(1)
-    outcomes = []
-    for prompt, options in REQUESTS:
-        engine = smollm.engine(max_batch=1)
-        engine.submit(smollm.prompt_ids(prompt), config_of(options))
-        outcomes.append(outcome(engine.run()))
-    assert len({tuple(found.ids) for found in outcomes}) == len(REQUESTS)
+    found: dict[str | None, list[Outcome]] = {}
+    for cache_type in CACHES:
+        outcomes = found[cache_type] = []
+        for prompt, options in REQUESTS:
+            engine = smollm.engine(max_batch=1, prefix_bytes=0, cache_type=cache_type)
+            engine.submit(smollm.prompt_ids(prompt), config_of(options))
+            outcomes.append(outcome(engine.run()))
+        assert len({tuple(each.ids) for each in outcomes}) == len(REQUESTS)
+    assert found[None][0].records != found["f32"][0].records != found["int8"][0].records
     assert len(smollm.prompt_ids(LIGHTHOUSE)) > 100
-    yield outcomes
+    yield found
     ops.set_threads(before)
+
+
+@pytest.fixture(scope="module")
+def alone(alone_with: dict[str | None, list[Outcome]]) -> list[Outcome]:
+    """With the model's own type of cache."""
+    return alone_with[None]
 
 
 @EXAMPLES
@@ -96,10 +110,11 @@ def alone(smollm: Model) -> Iterator[list[Outcome]]:
     n_before=st.integers(0, 3),
     guesses=st.lists(st.sampled_from(GUESSES), min_size=len(REQUESTS), max_size=len(REQUESTS)),
     priorities=st.lists(st.integers(0, 1), min_size=len(REQUESTS), max_size=len(REQUESTS)),
+    cache_type=st.sampled_from(CACHES),
 )
 def test_company_chunks_threads_cache_and_looking_change_nothing(
     smollm: Model,
-    alone: list[Outcome],
+    alone_with: dict[str | None, list[Outcome]],
     order: list[int],
     n_requests: int,
     threads: int,
@@ -112,17 +127,19 @@ def test_company_chunks_threads_cache_and_looking_change_nothing(
     n_before: int,
     guesses: list[dict[str, Any]],
     priorities: list[int],
+    cache_type: str | None,
 ) -> None:
     smollm.decoder.ops.set_threads(threads)
-    tokenizer = smollm.tokenizer
+    tokenizer, page_bytes = smollm.tokenizer, smollm.engine(cache_type=cache_type).cache.pool.page_bytes
     engine = Engine(
         smollm.decoder,
         eos_ids=tokenizer.eos_ids,
         detokenizer_factory=tokenizer.detokenizer,
         prefill_chunk=chunk,
         max_batch=max_batch,
-        max_cache_bytes=n_pages and n_pages * smollm.decoder.new_pool().page_bytes,  # too few for all: some start again
+        max_cache_bytes=n_pages and n_pages * page_bytes,  # too few for all: some start again
         prefix_bytes=prefix_bytes,
+        cache_type=cache_type,
     )
     for i in order[-n_before:] if n_before else ():  # what they leave behind is gone on from
         prompt, options = REQUESTS[i]
@@ -133,11 +150,14 @@ def test_company_chunks_threads_cache_and_looking_change_nothing(
         prompt, options = REQUESTS[i]
         for _ in range(delays[n] if n < len(delays) else 0):  # others are on their way when it comes
             events += engine.step()
-        config = config_of({**options, **guesses[n]}, 20 if recorded else 0)
-        submitted[engine.submit(smollm.prompt_ids(prompt), config, priority=priorities[n]).id] = i
+        guess = dict(guesses[n])
+        helpers = Helpers(assistant=smollm.decoder) if guess.pop("assistant", None) else Helpers()
+        config = config_of({**options, **guess}, 20 if recorded else 0)
+        submitted[engine.submit(smollm.prompt_ids(prompt), config, helpers, priority=priorities[n]).id] = i
     events += engine.run()
     for request, i in submitted.items():
-        found, expected = outcome([event for event in events if event.request_id == request]), alone[i]
+        mine, expected = [event for event in events if event.request_id == request], alone_with[cache_type][i]
+        found = outcome(mine)
         assert found[:3] == expected[:3]
         if recorded:
             assert found.records == expected.records  # floats compared with ==
