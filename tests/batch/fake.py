@@ -15,7 +15,8 @@ from typing import Any
 from fanlight.decoding.config import GenerationConfig
 from fanlight.engine.request import Usage
 from fanlight.errors import ContextOverflow, FanlightError
-from fanlight.generation import Generation, Job, Outcome
+from fanlight.generation import Generation
+from fanlight.jobs import Job, Outcome
 from fanlight.trace.stop import Stop, StopReason
 
 TOO_LONG = "too long"

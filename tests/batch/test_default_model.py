@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from batch.fake import results, write_rows
 from fanlight.batch import run_job
 from fanlight.batch.rows import row_seed
@@ -68,3 +70,17 @@ def test_every_row_is_what_it_would_be_alone(smollm: Model, tmp_path: Path) -> N
         assert again.text == found["text"]
     texts = {found["id"]: found["text"] for found in results(target)}
     assert texts["drawn"] != texts["drawn again"]
+
+
+@pytest.mark.parametrize(
+    "value", [[{"role": 5}], [{"role": "user", "content": 7}], [{}], [{"role": "user", "content": {}}]]
+)
+def test_messages_that_no_template_takes_are_an_error_with_their_line(
+    smollm: Model, tmp_path: Path, value: Any
+) -> None:
+    rows = [{"prompt": "Once"}, {"messages": value}, {"prompt": "The end"}]
+    run_job(smollm, write_rows(tmp_path / "rows", rows), tmp_path / "out.jsonl", max_new_tokens=1)
+    first, wrong, last = results(tmp_path / "out.jsonl")
+    assert "text" in first
+    assert "text" in last
+    assert wrong["error"]["message"].startswith("line 2: ")

@@ -17,8 +17,8 @@ import pytest
 from batch.fake import SLOW, TOO_LONG, FakeModel, results, text_of, write_rows
 from fanlight.batch import JobOptions, Progress, Row, Worker, run_job, run_rows, writing
 from fanlight.batch.columns import pyarrow
-from fanlight.batch.rows import row_seed
-from fanlight.decoding.config import GenerationConfig
+from fanlight.batch.rows import KEYS, row_seed
+from fanlight.decoding.config import OPTIONS, GenerationConfig
 from fanlight.errors import FanlightError, OptionError
 
 
@@ -68,7 +68,7 @@ def test_results_stand_in_the_order_of_the_rows_and_each_has_its_text_or_its_err
     }
     assert by_index[3]["metadata"] == 5
     assert by_index[3]["error"]["message"] == "line 4: unknown key 'temprature'; did you mean 'temperature'?"
-    assert by_index[17]["error"]["message"].startswith("temperature must be 0 (greedy), or between")
+    assert by_index[17]["error"]["message"].startswith("line 18: temperature must be 0 (greedy), or")
     progress = summary.progress
     assert (progress.n_rows, progress.n_done, progress.n_before, progress.n_failed) == (30, 30, 0, 4)
     assert (progress.n_new_tokens, progress.n_prompt_tokens) == (26 * 2, 26 * 3)
@@ -104,7 +104,7 @@ def test_rows_may_name_a_preset_over_the_jobs_settings(tmp_path: Path, target: P
     found = results(target)
     config = GenerationConfig.preset("precise", max_new_tokens=7).replace(do_sample=True, temperature=0.9, seed=4)
     assert found[0]["text"] == text_of("a", config)
-    assert found[1]["error"]["message"] == "unknown preset 'creativ'; did you mean 'creative'?"
+    assert found[1]["error"]["message"] == "line 2: unknown preset 'creativ'; did you mean 'creative'?"
 
 
 def test_echo_and_usage_are_there_if_they_are_asked_for(tmp_path: Path, target: Path) -> None:
@@ -154,12 +154,25 @@ def test_resume_begins_a_job_that_has_not_begun(source: Path, target: Path) -> N
     assert run_job(FakeModel(3), source, target, resume=True).progress.n_before == 0
 
 
-def test_the_input_is_never_written_over(source: Path) -> None:
-    before = source.read_bytes()
-    for how in ({}, {"overwrite": True}, {"resume": True}):
-        with pytest.raises(OptionError, match="is the input too"):
-            run_job(FakeModel(), source, source, **how)
-    assert source.read_bytes() == before
+WRONG: list[Any] = [True, -7, 1.5, 10**400, "x", "", [], [[]], {}, {"a": {"b": []}}, [None], [{"x": 1}], ["x", 2]]
+
+
+@pytest.mark.parametrize("name", ["preset", *OPTIONS, *KEYS])
+def test_a_wrong_type_is_an_error_in_its_row_alone(tmp_path: Path, target: Path, name: str) -> None:
+    deep: Any = []
+    for _ in range(400):
+        deep = [deep]
+    rows = [{"prompt": "a", name: value} for value in (*WRONG, deep)] + [{"prompt": "good", "id": "good"}]
+    source = write_rows(tmp_path / "rows", rows)
+    run_job(FakeModel(), source, target)
+    found = results(target)
+    assert len(found) == len(rows)
+    assert "text" in found[-1]
+    errors = [row for row in found if "error" in row]
+    assert errors or name == "metadata"
+    assert [row["error"]["message"].partition(": ")[0] for row in errors] == [
+        f"line {row['index'] + 1}" for row in errors
+    ]
 
 
 @pytest.mark.parametrize(
@@ -246,19 +259,16 @@ def test_an_output_that_was_changed_by_hand_is_not_added_to(source: Path, target
     assert target.read_bytes() == changed
 
 
-def test_two_jobs_at_one_output_are_refused(source: Path, target: Path) -> None:
-    said = []
-
-    def meddle(progress: Progress) -> None:
-        if progress.n_done == 3 and not said:
-            for how in ({"resume": True}, {"overwrite": True}):
-                with pytest.raises(OptionError, match="another fanlight batch is writing to it") as caught:
-                    run_job(FakeModel(), source, target, **how)
-                said.append(str(caught.value))
-
-    run_job(FakeModel(), source, target, on_progress=meddle)
-    assert len(said) == 2
-    assert len(results(target)) == 30
+@pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz", "out.parquet"])
+def test_failed_rows_are_counted_by_a_resume_that_has_nothing_to_do(source: Path, tmp_path: Path, name: str) -> None:
+    target = tmp_path / name
+    first = run_job(FakeModel(), source, target).progress
+    again = run_job(FakeModel(), source, target, resume=True).progress
+    limited = run_job(FakeModel(), source, target, resume=True, limit=3).progress
+    for found in (again, limited):
+        assert (found.n_rows, found.n_done, found.n_before) == (30, 30, 30)
+        assert found.n_failed == first.n_failed == 4
+    assert leftovers(target) == ["", ".job.json"]
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.jsonl.gz"])

@@ -19,6 +19,7 @@ from batch.fake import write_rows
 from fanlight.batch.columns import COLUMNS, pyarrow, read_parquet, write_parquet
 from fanlight.batch.ids import SeenIds, fingerprint
 from fanlight.batch.reading import MAX_LINE_BYTES, Item, opened, read_items, scan
+from fanlight.batch.rows import parse_row
 from fanlight.errors import MissingExtra, OptionError
 
 
@@ -121,6 +122,31 @@ def test_parquet_rows_lose_what_is_null_and_take_json_as_text(tmp_path: Path) ->
     nested = [{"messages": [{"role": "user", "name": None}, {"role": "tool", "name": "f"}]}]
     pq.write_table(pa.Table.from_pylist(nested), path)
     assert [item.value for item in items(path)] == [{"messages": [{"role": "user"}, {"role": "tool", "name": "f"}]}]
+
+
+def test_parquet_columns_with_gaps_as_pandas_writes_them_are_what_they_were(tmp_path: Path) -> None:
+    """Numbers with gaps are floats there, and a gap is NaN."""
+    pa, pq = pyarrow(), pyarrow("pyarrow.parquet")
+    nan = float("nan")
+    columns = {
+        "id": [7.0, nan, 9.0],
+        "prompt": ["a", "b", "c"],
+        "max_new_tokens": [5.0, nan, 2.5],
+        "temperature": [nan, 1.0, 0.5],
+        "settings": [{"top_k": nan}, {"top_k": 3.0}, None],
+        "bad": [nan, nan, nan],
+    }
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({name: pa.array(values) for name, values in columns.items()}), path)
+    found = [dict(item.value or {}) for item in items(path)]
+    assert found == [
+        {"id": 7, "prompt": "a", "max_new_tokens": 5, "settings": {}},
+        {"prompt": "b", "temperature": 1.0, "settings": {"top_k": 3}},
+        {"id": 9, "prompt": "c", "max_new_tokens": 2.5, "temperature": 0.5},
+    ]
+    assert [type(found[0][name]) for name in ("id", "max_new_tokens")] == [int, int]
+    assert type(found[1]["temperature"]) is float
+    assert parse_row(found[0], 0).id == "7"
 
 
 def test_results_go_into_parquet_columns(tmp_path: Path) -> None:

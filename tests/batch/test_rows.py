@@ -14,7 +14,7 @@ from batch.fake import generation_of
 from fanlight.batch.rows import Row, parse_row, result_of, row_seed
 from fanlight.decoding.config import GenerationConfig
 from fanlight.errors import ContextOverflow, OptionError
-from fanlight.generation import Outcome
+from fanlight.jobs import Outcome
 
 CHAT = [{"role": "user", "content": "hé"}]
 
@@ -49,6 +49,7 @@ def test_a_row_has_a_prompt_or_messages_settings_and_metadata() -> None:
         ({"prompt": "a", "output_logits": True}, "output_logits keeps arrays"),
         ({"prompt": "a", "id": ""}, "id must be a text of 1 to 1000 characters, or a whole number: got ''"),
         ({"prompt": "a", "id": True}, "got True"),
+        ({"prompt": "a", "id": ["x"]}, "or a whole number: got a list;"),
         ({"prompt": "a", "id": 1.5}, "got 1.5"),
         ({"prompt": "a\ud800b"}, "prompt: character 2 is half a surrogate pair, \\ud800"),
         ({"messages": [{"role": "user", "content": "\udfff"}]}, "half a surrogate pair"),
@@ -113,5 +114,5 @@ def test_other_texts_and_their_scores_are_kept() -> None:
 
 def test_an_error_is_a_result() -> None:
     found = result_of(Row(6, "x", "a", {}, "m"), Outcome(6, None, ContextOverflow("too long")))
-    error = {"type": "ContextOverflow", "message": "too long"}
+    error = {"type": "ContextOverflow", "message": "line 7: too long"}
     assert found == {"id": "x", "index": 6, "error": error, "metadata": "m"}

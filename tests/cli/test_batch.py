@@ -80,6 +80,21 @@ def test_failed_rows_are_said_and_the_exit_code_is_3(run: Run, rows: Path) -> No
     assert run("batch", "rows.jsonl", "-o", "out.jsonl", "-n", "1", "--resume", "--quiet").code == 3
 
 
+def test_a_row_that_asks_for_more_than_the_window_ends_where_it_is_full(run: Run, rows: Path) -> None:
+    write(rows, {"prompt": "x" * 60, "max_new_tokens": 1000, "ignore_eos": True})
+    assert run("batch", "rows.jsonl", "-o", "out.jsonl").code == 0
+    assert found("out.jsonl")[0]["stop"]["reason"] == "context_window"
+
+
+def test_a_finished_archive_keeps_its_exit_code(run: Run, rows: Path) -> None:
+    write(rows, {"prompt": "abc"}, {"prompt": "x", "preset": ["creative"]}, {"prompt": "x" * 99})
+    words = ("batch", "rows.jsonl", "-o", "out.jsonl.gz", "-n", "1")
+    first, again = run(*words), run(*words, "--resume")
+    assert "line 2: preset must be a name, one of greedy, " in first.err
+    assert (first.code, again.code) == (3, 3)
+    assert again.error == "[3 rows in out.jsonl.gz, 2 of them failed | nothing was left to do]"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -150,6 +150,31 @@ def test_a_sweep_is_made_resumed_and_drawn(run: Run, tmp_path: Path, prompts: st
     assert len(list(read_rows(out))) == 24
 
 
+def test_a_sweep_in_which_a_prompt_fails_says_so_and_has_an_exit_code_of_its_own(run: Run, tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "s.jsonl"
+    prompts.write_text("abc\n" + "x" * 99 + "\n")
+    for more in ([], ["--resume"]):
+        done = run(*sweep_words(str(prompts), out, *more))
+        assert done.code == 3
+        assert "means over 1 of 2 prompts" in done.out
+        assert f"note: 4 of 8 texts failed, their errors are in {out}; the first: " in done.err
+        assert "context window" in done.err
+    found = json.loads(run(*sweep_words(str(prompts), out, "--resume", "--json")).out)
+    assert (found["n_failed"], found["points"][0]["n_prompts"]) == (4, 1)
+    assert "context window" in found["first_error"]
+
+
+def test_a_sweep_in_which_all_fails_is_the_same_error_when_resumed(run: Run, tmp_path: Path) -> None:
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "s.jsonl"
+    prompts.write_text("x" * 99 + "\n")
+    first = run(*sweep_words(str(prompts), out))
+    again = run(*sweep_words(str(prompts), out, "--resume"))
+    assert (first.code, again.code) == (2, 2)
+    assert first.out == again.out == ""
+    assert "context window" in first.err
+    assert first.err.splitlines()[-1] == again.err.splitlines()[-1]
+
+
 def test_a_sweep_as_json(run: Run, tmp_path: Path, prompts: str) -> None:
     done = run(*sweep_words(prompts, tmp_path / "s.jsonl", "--json", "--diversity", "distinct-1"))
     assert (done.code, done.err) == (0, "")

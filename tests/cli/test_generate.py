@@ -331,7 +331,11 @@ def test_the_version_and_the_overview(run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "a command is missing: generate, chat, next, compare, sweep, batch, detect, inspect, models, pull, export, verify, bench"),
+        (
+            [],
+            "a command is missing: generate, chat, next, compare, sweep, batch, detect, inspect, models, pull, export, verify, "
+            "bench",
+        ),
         (["genrate"], "unknown command 'genrate'; did you mean 'generate'?"),
         (["gen"], "unknown command 'gen'; did you mean 'generate'?"),
         (["xyzzy"], "unknown command 'xyzzy'; there are generate,"),

@@ -197,6 +197,35 @@ def test_a_text_that_fails_is_counted_and_the_others_are_made(tmp_path: Path) ->
         swept(prompts=["x" * 99])
 
 
+def test_where_all_texts_fail_a_resume_has_the_same_error(tmp_path: Path) -> None:
+    out = tmp_path / "s.jsonl"
+    with pytest.raises(ContextOverflow) as first:
+        swept(out, prompts=["x" * 99])
+    whole = out.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    for kept in (len(lines), 5):  # finished, and killed halfway
+        out.write_bytes(b"".join(lines[:kept]))
+        with pytest.raises(ContextOverflow) as again:
+            swept(out, prompts=["x" * 99], resume=True)
+        assert str(again.value) == str(first.value)
+    assert len(rows_of(out)) == 12
+
+
+def test_failed_texts_are_said_with_their_number_and_the_first_error(tmp_path: Path) -> None:
+    out = tmp_path / "s.jsonl"
+    found = swept(out, prompts=["abc", "x" * 99, "de"])
+    assert (found.n_texts, found.n_failed) == (36, 12)
+    assert {point.n_prompts for point in found.points} == {2}
+    assert found.first_error is not None
+    assert "context window" in found.first_error
+    said = f"12 of 36 texts failed, their errors are in {out}; the first: {found.first_error}"
+    assert said in found.notes
+    again = swept(out, prompts=["abc", "x" * 99, "de"], resume=True)
+    assert (again.n_new, again.notes, again.first_error) == (0, found.notes, found.first_error)
+    assert swept().first_error is None
+    assert not any("failed" in note for note in swept().notes)
+
+
 def test_what_draws_nothing_is_made_once_and_counts_as_so_many_equal_texts() -> None:
     found = swept(grid={"preset": ["greedy", "creative"]}, samples=3)
     greedy, creative = found.points

@@ -177,6 +177,7 @@ def test_what_only_another_model_of_the_harness_knows_says_what_to_do(name: str)
     ("given", "message"),
     [
         ({"treads": 2}, "unknown argument 'treads'; did you mean 'threads'"),
+        ({"pretraned": "x"}, "unknown argument 'pretraned'; did you mean 'pretrained'"),
         ({"zzz": 2}, "unknown argument 'zzz'; known ones: pretrained, add_bos_token"),
         ({"batch_size": 0}, "batch_size must be an integer from 1 to 512, or auto: got 0"),
         ({"batch_size": "many"}, "batch_size must be .* got 'many'"),

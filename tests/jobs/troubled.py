@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fanlight.decoding.config import GenerationConfig
-    from fanlight.generation import Job, Outcome
+    from fanlight.jobs import Job, Outcome
 
 POISON = "poison"
 

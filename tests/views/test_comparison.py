@@ -10,7 +10,7 @@ from typing import Any
 from unicodedata import category
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fanlight.comparing.measures import Spread
@@ -134,6 +134,7 @@ def test_a_column_is_exactly_as_wide_as_it_may_be(
         assert unicode or bare.isascii()
 
 
+@example([" a日"], 2)
 @given(st.lists(st.text(alphabet="abcdefgh日本 \n"), max_size=7), st.integers(2, 21))
 def test_no_sign_of_a_text_is_lost_but_blanks_at_breaks(pieces: list[str], width: int) -> None:
     lines = flow([Piece(piece) for piece in pieces], width, Canvas())
@@ -290,6 +291,7 @@ def grid_point(i: int, j: int, *, perplexity: float, bleu: float | None) -> Poin
         draws=True,
         n_texts=4,
         n_failed=0,
+        n_prompts=2,
         stops={"eos": 3, "max_new_tokens": 1},
         log_perplexity=Spread(log(perplexity), 0.1, 2),
         tokens=Spread(11.0, 1.0, 2),
@@ -355,3 +357,20 @@ def test_the_table_of_a_sweep_marks_the_frontier() -> None:
     assert all("3 eos, 1 max_new_tokens" in row for row in rows)
     assert "Self-BLEU" in lines[-2]
     assert sweep_table(found, Canvas(unicode=False)).isascii()
+
+
+def test_a_table_says_over_how_many_prompts_its_means_are() -> None:
+    found = swept(2, 1)
+    last = sweep_table(found, Canvas(width=100)).splitlines()[-1]
+    assert last.startswith("means over 2 prompts;")
+    one, two = found.points
+    for numbers, words in (((1, 1), "1 of 2 prompts"), ((2, 0), "0 to 2 of 2 prompts")):
+        points = tuple(replace(point, n_prompts=n) for point, n in zip((one, two), numbers, strict=True))
+        last = sweep_table(replace(found, points=points), Canvas(width=100)).splitlines()[-1]
+        assert last.startswith(f"means over {words};")
+
+
+def test_a_strip_that_was_cut_off_says_so() -> None:
+    words = [text.get_text() for axes in comparison_figure(three(samples=1)).axes for text in axes.texts]
+    assert words.count("cut off") == 3
+    assert "length" not in words

@@ -11,7 +11,9 @@ import pytest
 
 from fanlight.comparing.records import Alternative, Comparison, Text
 from fanlight.errors import OptionError
+from fanlight.views.comparison import part_in_words
 from fanlight.views.comparison_html import comparison_page, save_page
+from fanlight.views.terminal import percent
 from views.test_comparison import comparison, text_of, three, token, variant
 
 HOSTILE = '</script></p><img src=x onerror="alert(1)">&amp;\u2028\x1b[2J'
@@ -29,7 +31,7 @@ class Page(HTMLParser):
         self.columns: list[dict[str, str | None]] = []
         self.tokens: list[list[tuple[str, set[str]]]] = []
         self.script = self.words = ""
-        self.feed(page)
+        self.feed(page.replace("<wbr>", ""))  # where a word may break is no part of it
         self.close()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -84,7 +86,7 @@ def test_every_token_of_every_text_is_there_in_order() -> None:
         assert "".join(word for word, _ in tokens) == text.text
         rows = data[int(column["data-text"] or "")]
         assert [row[1] for row in rows] == list(text.ids)
-        assert [row[2] for row in rows] == [token.raw_prob for token in text.tokens]
+        assert [row[2] for row in rows] == [percent(token.raw_prob) for token in text.tokens]
 
 
 def test_what_is_shared_and_where_it_parts_is_marked_without_a_script() -> None:
@@ -94,6 +96,26 @@ def test_what_is_shared_and_where_it_parts_is_marked_without_a_script() -> None:
     assert all("same" in kinds for _, kinds in second)
     assert [sorted({"same", "parts"} & kinds) for _, kinds in third] == [["same"], ["parts"], [], []]
     assert "parts at token 2: ␣warm" in Page(comparison_page(found)).words
+
+
+def test_a_probability_is_the_same_in_the_data_as_in_a_terminal() -> None:
+    edge = 0.113496  # 0.1135 to four digits, which a second rounding makes 11.4%
+    there = Alternative(sum(b"b"), "b", edge, edge, None)
+    here = token("c", prob=edge, final=0.0, others=(there,))
+    found = comparison(variant("one", text_of("a", "b")), variant("two", text_of("a", here)))
+    parted = found.divergence(1, 0)
+    assert parted is not None
+    assert "11.3% → 0%" in part_in_words(parted)
+    row = json.loads(Page(comparison_page(found)).script)["texts"][1][1]
+    assert row[2:4] == ["11.3%", "0%"]
+    assert row[6][0][2:4] == ["11.3%", "11.3%"]
+
+
+def test_every_measure_has_its_name_beside_it_for_a_narrow_screen() -> None:
+    source = comparison_page(three())
+    names = re.findall(r'<td[^>]*><span class="key">([^<]+) <small>', source)
+    heads = re.findall(r"<abbr[^>]*>([^<]+)</abbr>", source)
+    assert names == heads * 3
 
 
 def test_what_draws_nothing_stands_beside_every_sample() -> None:

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from fanlight.decoding.config import OPTIONS
 from fanlight.errors import MissingExtra, OptionError
 
 READ_ROWS = 64
@@ -64,7 +65,7 @@ def read_parquet(path: Path, name: str) -> Iterator[dict[str, Any]]:
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    found = {key: value for key, value in row.items() if value is not None}
+    found = _filled(row)
     for key in AS_JSON:
         if isinstance(found.get(key), str):
             with suppress(ValueError, RecursionError):  # the row's own check says what was expected
@@ -78,7 +79,21 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _filled(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: each for key, each in value.items() if each is not None}
+    """What is said: pandas keeps a column of numbers with gaps as floats, in which a gap is NaN, and 3 is 3.0."""
+    return {key: _whole(key, each) for key, each in value.items() if each is not None and each == each}
+
+
+def _whole(key: str, value: Any) -> Any:
+    """The same, an integer if it may only be one: as it was before the column had gaps."""
+    if isinstance(value, float) and value.is_integer() and (key == "id" or _takes_integers(key)):
+        return int(value)
+    if isinstance(value, list) and _takes_integers(key):
+        return [_whole(key, each) for each in value]
+    return value
+
+
+def _takes_integers(key: str) -> bool:
+    return key in OPTIONS and OPTIONS[key].rule.kind == "int"
 
 
 def write_parquet(lines: Iterable[bytes], path: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from fanlight import __version__
 from fanlight.batch.columns import pyarrow, write_parquet
 from fanlight.batch.ordering import MOST_AHEAD, AsTheyCome, Bits, InOrder
-from fanlight.batch.reading import STDIN, Digest, Item, Scan, opened, read_items, scan
+from fanlight.batch.reading import STDIN, Digest, Item, Scan, is_same, opened, read_items, scan
 from fanlight.batch.rows import Row, StepJson, error_of, fresh_seed, id_of, parse_row
 from fanlight.batch.state import GZIP, PARQUET, PLAIN, Places, State, plain
 from fanlight.batch.worker import MAX_BATCH, BatchModel, Worker
@@ -169,10 +169,13 @@ def run_rows(
     name, places = os.fspath(source), Places.of(Path(target))
     if places.kind == PARQUET:
         pyarrow()
-    if name != STDIN and places.target.exists() and Path(name).exists() and places.target.samefile(name):
-        raise OptionError(f"{target}: is the input too; write to another file")
-    old = _begun(places, options)
-    with opened(source) as path:
+    for place in places.all:
+        if is_same(name, place):
+            whose = "" if place == places.target else f", and belongs to the output {target}"
+            raise OptionError(f"{place}: is the input too{whose}; write to another file")
+    _refuse_existing(places, options)  # before anything is made
+    with places.claimed() as journal, opened(source) as path:
+        old = _begun(places, options)  # again: another command may have ended meanwhile
         shown = "standard input" if name == STDIN else name
         found = scan(path, shown, limit=options.limit, at=old.n_rows if old is not None else 0)
         state = _state(shown, found, settings, model or {}, options)
@@ -180,28 +183,35 @@ def run_rows(
             state = old.continued(state, found, str(places.target))
             if old.version != __version__:
                 note(f"{places.target} was begun with Fanlight {old.version}, this is {__version__}")
-            if _is_finished(places, old, found.n_rows):
-                progress = Progress(found.n_rows, found.n_rows, found.n_rows, 0, 0, 0, 0, 0, 0.0)
+            if (n_rows := _n_finished(places, journal, old, found.n_rows)) is not None:
+                progress = Progress(n_rows, n_rows, n_rows, old.finished_failed or 0, 0, 0, 0, 0, 0.0)
                 return Summary(places.target, progress, state.seed, ())
         base = {**settings, "seed": state.seed}
         run = start(base) if old is None else None
         if old is None:
-            if places.journal.exists():
-                Appender(places.journal).close()  # is another process at it?
-            for leftover in places.existing():
-                leftover.unlink()
+            for leftover in (places.target, places.ahead):
+                if leftover != places.journal:
+                    leftover.unlink(missing_ok=True)
+            journal.truncate(0)
+            places.state.unlink(missing_ok=True)  # last: a kill before leaves what made the results that are there
         state.save(places.state)
-        job = _Job(places, path, shown, found, options, on_progress or (lambda progress: None))
+        job = _Job(places, journal, path, shown, found, options, on_progress or (lambda progress: None))
         return job.run(run, lambda: start(base), state)
+
+
+def _refuse_existing(places: Places, options: JobOptions) -> None:
+    """Errors: OptionError if an output is there, and nothing was said of it."""
+    existing = places.existing()
+    if existing and not options.resume and not options.overwrite:
+        raise OptionError(f"{existing[0]}: exists; --resume goes on with it, --overwrite replaces it")
 
 
 def _begun(places: Places, options: JobOptions) -> State | None:
     """What the output that is there was made by, if it is to be gone on with. Errors: OptionError."""
+    _refuse_existing(places, options)
     existing = places.existing()
     if not existing or options.overwrite:
         return None
-    if not options.resume:
-        raise OptionError(f"{existing[0]}: exists; --resume goes on with it, --overwrite replaces it")
     if not places.state.exists():
         raise OptionError(
             f"{existing[0]}: cannot be gone on with: {places.state.name}, which says what made it, is not beside it; "
@@ -210,16 +220,16 @@ def _begun(places: Places, options: JobOptions) -> State | None:
     return State.load(places.state)
 
 
-def _is_finished(places: Places, old: State, n_rows: int) -> bool:
-    """Whether the output is written as a whole and what it was made from is gone. Errors: OptionError if more is asked for."""
-    if places.journal.exists() or not places.target.exists() or old.finished_rows is None:
-        return False
+def _n_finished(places: Places, journal: Appender, old: State, n_rows: int) -> int | None:
+    """How many rows the output has, if it is whole and what it was made from is gone. Errors: OptionError if more is asked for."""
+    if journal.size or places.kind == PLAIN or not places.target.exists() or old.finished_rows is None:
+        return None
     if n_rows > old.finished_rows:
         raise OptionError(
             f"{places.target}: is complete with {old.finished_rows:,} rows, and {places.journal.name}, to which more could "
             "be added, is gone; start anew with --overwrite"
         )
-    return True
+    return old.finished_rows
 
 
 def _state(
@@ -251,6 +261,7 @@ class _Job:
     def __init__(
         self,
         places: Places,
+        journal: Appender,
         path: Path,
         name: str,
         found: Scan,
@@ -267,16 +278,12 @@ class _Job:
         self._at_end = False
         self._failures: list[Failure] = []
         self._started = time.monotonic()
-        self._journal = Appender(places.journal)
-        try:
-            n_failed = self._recover()
-            self._sink: InOrder | AsTheyCome = AsTheyCome(self._journal)
-            if options.in_order:
-                self._sink = InOrder(self._journal, places.ahead, self._done, options.most_ahead)
-                n_failed += self._sink.n_failed_ahead
-        except BaseException:
-            self._journal.close()
-            raise
+        self._journal = journal
+        n_failed = self._recover()
+        self._sink: InOrder | AsTheyCome = AsTheyCome(self._journal)
+        if options.in_order:
+            self._sink = InOrder(self._journal, places.ahead, self._done, options.most_ahead)
+            n_failed += self._sink.n_failed_ahead
         n_before = self._done.count + self._sink.n_ahead
         n_rows = max(found.n_rows, n_before)  # the limit may have been larger before
         self._progress = Progress(n_rows, n_before, n_before, n_failed, 0, 0, 0, 0, 0.0)
@@ -311,7 +318,6 @@ class _Job:
             self._finish(state)
         finally:
             self._sink.close()
-            self._journal.close()
         return Summary(self._places.target, self._now(), state.seed, tuple(self._failures))
 
     def _recover(self) -> int:
@@ -413,6 +419,7 @@ class _Job:
         else:
             with journal.open("rb") as lines:
                 replaced(self._places.target, lambda made: write_parquet(lines, made))
-        replace(state, finished_rows=self._progress.n_done).save(self._places.state)
+        progress = self._progress
+        replace(state, finished_rows=progress.n_done, finished_failed=progress.n_failed).save(self._places.state)
         if self._found.is_whole:  # otherwise more rows may be added
             journal.unlink()

@@ -75,11 +75,11 @@ class InOrder:
         self._fresh.unlink(missing_ok=True)  # a kill left it
         if ahead.exists():
             self._file = Appender(ahead)
-            for line in recovered(self._file):
-                if line.index not in done and line.index not in self._waiting:
-                    self._waiting[line.index] = (line.offset, line.n_bytes)
-                    self._live_bytes += line.n_bytes
-                    self.n_failed_ahead += line.has_error
+            try:
+                self._recover(self._file, done)
+            except BaseException:
+                self._file.close()
+                raise
 
     @property
     def n_ahead(self) -> int:
@@ -116,6 +116,13 @@ class InOrder:
             self._file.close()
             if not self._waiting:
                 self._path.unlink(missing_ok=True)
+
+    def _recover(self, file: Appender, done: Bits) -> None:
+        for line in recovered(file):
+            if line.index not in done and line.index not in self._waiting:
+                self._waiting[line.index] = (line.offset, line.n_bytes)
+                self._live_bytes += line.n_bytes
+                self.n_failed_ahead += line.has_error
 
     def _write(self) -> None:
         """Those whose turn it is."""

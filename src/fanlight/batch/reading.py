@@ -67,6 +67,15 @@ class Scan(NamedTuple):
     """The digest as it was after the number of rows that was asked for; None: there are not as many."""
 
 
+def is_same(source: str, path: Path) -> bool:
+    """Whether rows would come from this very file, under whatever name; source "-": standard input."""
+    try:
+        found = os.fstat(sys.stdin.fileno()) if source == STDIN else os.stat(source)
+        return os.path.samestat(found, path.stat())
+    except (OSError, ValueError, AttributeError):  # one of them is not there; standard input is no file
+        return False
+
+
 @contextmanager
 def opened(source: str | os.PathLike[str]) -> Iterator[Path]:
     """A path that can be read several times; "-": a copy of standard input. Errors: OptionError, OSError."""

@@ -96,6 +96,8 @@ def parse_row(value: Mapping[str, Any], index: int) -> Row:
         return Row(index, id_of(value, index), prompt, settings, value.get("metadata"))
     except OptionError as error:
         raise OptionError(f"{where}: {error}") from None
+    except RecursionError:
+        raise OptionError(f"{where}: nested too deeply") from None
 
 
 def id_of(value: Mapping[str, Any], index: int) -> str:
@@ -106,8 +108,9 @@ def id_of(value: Mapping[str, Any], index: int) -> str:
     if isinstance(found, int) and not isinstance(found, bool):
         return str(found)
     if not isinstance(found, str) or not 0 < len(found) <= MAX_ID_CHARS:
+        shown = _kind(found) if isinstance(found, (list, Mapping)) else f"{found!r:.80}"
         raise OptionError(
-            f"id must be a text of 1 to {MAX_ID_CHARS} characters, or a whole number: got {found!r:.80}; "
+            f"id must be a text of 1 to {MAX_ID_CHARS} characters, or a whole number: got {shown}; "
             "leave it out to use the line's number from 0"
         )
     _check_text("id", found)
@@ -163,9 +166,10 @@ def result_of(
 
 
 def error_of(index: int, row_id: str | None, error: Exception, metadata: Any = None) -> dict[str, Any]:
-    """What is written of a row that has no text. row_id None: it could not be read."""
+    """What is written of a row that has no text; the message begins with its line. row_id None: it could not be read."""
     found: dict[str, Any] = {"id": row_id, "index": index}
-    found["error"] = {"type": type(error).__name__, "message": str(error)}
+    where = f"{line_of(index)}: "
+    found["error"] = {"type": type(error).__name__, "message": where + str(error).removeprefix(where)}
     if metadata is not None:
         found["metadata"] = metadata
     return found

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fanlight.batch.reading import Scan
-from fanlight.batch.writing import replaced
+from fanlight.batch.writing import Appender, replaced
 from fanlight.errors import OptionError
 
 FORMAT = 1
@@ -67,9 +68,37 @@ class Places:
         """What the job is."""
         return self._beside("job.json")
 
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Every file that a job may write or remove, those it makes on the way too."""
+        own = tuple(dict.fromkeys((self.target, self.journal, self.ahead, self.state)))
+        return (*own, *(path.with_name(f"{path.name}.new") for path in own))
+
     def existing(self) -> list[Path]:
-        """Those of the files that are there."""
-        return [path for path in dict.fromkeys((self.target, self.journal, self.ahead, self.state)) if path.exists()]
+        """Those of the files that hold anything: a file of results without any, and nothing beside it, is no job."""
+        own = dict.fromkeys((self.target, self.journal, self.ahead, self.state))
+        return [path for path in own if _size(path) > (0 if path == self.journal else -1)]
+
+    @contextmanager
+    def claimed(self) -> Iterator[Appender]:
+        """The journal, and with it all of the files: no other command has them meanwhile.
+
+        It is removed again if no job was begun in it. Errors: OptionError if another command is at them; OSError.
+        """
+        was_there = self.journal.exists()
+        try:
+            journal = Appender(self.journal)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(self.target)) from None
+        try:
+            yield journal
+        finally:
+            is_beside = self.journal != self.target
+            is_begun = self.state.exists() and not (is_beside and self.target.exists())
+            if not journal.size and not is_begun and (is_beside or not was_there):
+                with suppress(OSError):  # Windows removes no open file
+                    self.journal.unlink()
+            journal.close()
 
     def _beside(self, ending: str) -> Path:
         return self.target.with_name(f"{self.target.name}.{ending}")
@@ -93,6 +122,8 @@ class State:
     version: str
     finished_rows: int | None = None
     """How many rows the output holds, once it is written as a whole."""
+    finished_failed: int | None = None
+    """How many of them have an error."""
     format: int = field(default=FORMAT)
 
     def save(self, path: Path) -> None:
@@ -131,6 +162,7 @@ class State:
             seed_is_given=self.seed_is_given,
             version=self.version,
             finished_rows=self.finished_rows,
+            finished_failed=self.finished_failed,
         )
 
     def _differences(self, now: State, scan: Scan) -> Iterator[str]:
@@ -152,6 +184,14 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as JSON gives them back; a function is its name."""
     found: dict[str, Any] = json.loads(json.dumps(dict(values), default=_name))
     return found
+
+
+def _size(path: Path) -> int:
+    """-1: it is not there."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1
 
 
 def _write(path: Path, text: str) -> None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fanlight.batch.rows import Row, StepJson, check_arrays, error_of, fresh_seed, result_of, row_seed
 from fanlight.errors import FanlightError, OptionError
-from fanlight.generation import Job
+from fanlight.jobs import Job
 
 if TYPE_CHECKING:
     from fanlight.decoding.config import GenerationConfig
-    from fanlight.generation import Outcome
+    from fanlight.jobs import Outcome
 
 MAX_BATCH = 16
 MAX_REFUSED = 256
@@ -94,7 +94,8 @@ class Worker:
                     return
                 try:
                     config = self.config_of(row)
-                except FanlightError as error:
+                except (FanlightError, RecursionError) as fault:
+                    error = fault if isinstance(fault, FanlightError) else OptionError("settings nested too deeply")
                     refused.append((row, error_of(row.index, row.id, error, row.metadata)))
                     continue
                 running[row.index] = row

@@ -42,25 +42,28 @@ class Appender:
     def __init__(self, path: Path) -> None:
         """Errors: OSError; OptionError if another process is at it."""
         self.path = path
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)  # Windows has the last one
-        self._fd = os.open(path, flags, 0o666)
+        self._fd = _opened(path)
         self.size = os.fstat(self._fd).st_size
+        self._is_torn = False  # whether more than `size` may be there
         self._synced = time.monotonic()
-        try:
-            _lock(self._fd, path)
-        except BaseException:
-            os.close(self._fd)
-            raise
 
     def append(self, line: bytes) -> int:
-        """Add a line with its end; where it begins. Errors: OSError."""
+        """Add a line with its end; where it begins. Errors: OSError; then nothing of it is there."""
+        if self._is_torn:
+            self.truncate(self.size)
         at, rest = self.size, memoryview(line)
+        self._is_torn = True
         try:
             while rest:  # a full disk takes a part
                 rest = rest[os.write(self._fd, rest) :]
-        except OSError as error:
-            raise _named(error, self.path) from None
+        except BaseException as error:
+            with suppress(OSError):
+                self.truncate(at)
+            if isinstance(error, OSError):
+                raise _named(error, self.path) from None
+            raise
         self.size += len(line)
+        self._is_torn = False
         if time.monotonic() - self._synced > SYNC_SECONDS:
             self.sync()
         return at
@@ -82,6 +85,7 @@ class Appender:
         """Cut off what follows."""
         os.ftruncate(self._fd, size)
         self.size = size
+        self._is_torn = False
 
     def sync(self) -> None:
         """What was written survives a loss of power too."""
@@ -95,6 +99,22 @@ class Appender:
             self.sync()
             os.close(self._fd)
             self._fd = -1
+
+
+def _opened(path: Path) -> int:
+    """A descriptor of the file, made if need be, locked."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)  # Windows has the last one
+    while True:
+        fd = os.open(path, flags, 0o666)
+        try:
+            _lock(fd, path)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(path)):
+                    return fd
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # another process ended and removed it between the two; a lock on that keeps nobody out
 
 
 def _lock(fd: int, path: Path) -> None:
@@ -155,13 +175,15 @@ def replaced(path: Path, write: Callable[[Path], None]) -> None:
     except BaseException as error:
         made.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise _named(error, path) from None
+            raise _named(error, path, made) from None
         raise
 
 
-def _named(error: OSError, path: Path) -> OSError:
-    """The same, with the file that it is about."""
-    return OSError(error.errno, error.strerror or str(error), str(path)) if error.filename is None else error
+def _named(error: OSError, path: Path, made: Path | None = None) -> OSError:
+    """The same, with the file that it is about. made: what the file is called until it is whole."""
+    if error.filename is None or error.filename in (made, str(made)):
+        return OSError(error.errno, error.strerror or str(error), str(path))
+    return error
 
 
 class Unbroken:

@@ -1,7 +1,7 @@
 """`fanlight COMMAND ...`. In: words. Out: an exit code. Turns every error into one line. Imports a command when it is called.
 
-Exit codes: 0; 1 for a fault of ours or of the machine; 2 for what the user can mend; 3 if rows of a batch job failed; 130 after
-Ctrl-C; 141 if the reader of a pipe went away.
+Exit codes: 0; 1 for a fault of ours or of the machine; 2 for what the user can mend; 3 if some rows of a batch or
+texts of a sweep failed; 130 after Ctrl-C; 141 if the reader of a pipe went away.
 """
 
 from __future__ import annotations

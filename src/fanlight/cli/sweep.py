@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from fanlight.cli.batch import SOME_FAILED
 from fanlight.cli.compare import PICTURES, base_of, check_file, wide_canvas
 from fanlight.cli.options import Command, Option
 from fanlight.cli.output import Output
@@ -75,7 +76,7 @@ def run(values: dict[str, Any], words: list[str], output: Output) -> int:
     for note in result.notes:
         output.note(note)
     _show(result, values, diversity, output)
-    return 0
+    return SOME_FAILED if result.n_failed else 0
 
 
 def _out(values: dict[str, Any]) -> Path:
@@ -181,7 +182,8 @@ setting, and which settings no other betters in both quality and diversity.
 
 PROMPTS is a .txt file with a prompt a line, or .jsonl with texts, {"id": ..., "prompt": ...} or {"messages": [...]}.
 Every text goes to the file of -o as soon as it is made. After a kill, the same command with --resume goes on; nothing
-is lost and nothing made twice. Other flags are common to all settings.""",
+is lost and nothing made twice. Where some texts fail, the measures are of the others, and the exit code is 3. Other
+flags are common to all settings.""",
     groups=(
         (
             "sweep",

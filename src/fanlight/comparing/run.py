@@ -26,13 +26,14 @@ from fanlight.comparing.settings import (
 from fanlight.decoding.config import GenerationConfig
 from fanlight.engine.request import Request, seed_of
 from fanlight.errors import OptionError
-from fanlight.generation import Job
+from fanlight.jobs import Job
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from fanlight.decoding.defaults import ModelDefaults
-    from fanlight.generation import Generation, Outcome, Step
+    from fanlight.generation import Generation, Step
+    from fanlight.jobs import Outcome
     from fanlight.text.tokenizer import AnyTokenizer
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]

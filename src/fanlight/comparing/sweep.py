@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from itertools import product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fanlight import errors
 from fanlight.comparing.grammar import Spec, label_of, read_value, split, unquoted
 from fanlight.comparing.journal import Journal, read_head
 from fanlight.comparing.prompts import Prompt, take_prompts
@@ -26,7 +27,7 @@ from fanlight.decoding.config import DEFAULTS, GenerationConfig, check_names
 from fanlight.decoding.presets import preset as preset_options
 from fanlight.engine.request import seed_of
 from fanlight.errors import FanlightError, OptionError
-from fanlight.generation import Job
+from fanlight.jobs import Job
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -72,7 +73,8 @@ def sweep(
     that draws. out: the file that the texts go to; it must be new, unless `resume`, which goes on where a run was ended. seed:
     None draws one, or takes the file's. preset, file, options: what all points share.
 
-    A text that fails is counted, and has its error in the file; if all do, the first error is raised. Errors: OptionError.
+    A text that fails is counted, said in the notes, and has its error in the file. If all do, the first error is raised, and is
+    raised again by a `resume`. Errors: OptionError.
     """
     checked_count("samples", samples, MOST_SAMPLES)
     checked_count("max_batch", max_batch, 512)
@@ -99,6 +101,7 @@ def sweep(
         run.go(journal, max_batch, progress)
         seconds = time.perf_counter() - started
     names = [prompt.id for prompt in asked]
+    failed = [] if run.first_error is None else [_failed_note(tallies, run.first_error, out)]
     return Sweep(
         model=model.name,
         axes=axes,
@@ -110,7 +113,8 @@ def sweep(
         n_new=run.n_new,
         n_new_tokens=run.n_new_tokens,
         path=None if out is None else str(out),
-        notes=(*drawn_notes(settings), *dict.fromkeys(note for setting in settings for note in setting.notes)),
+        first_error=None if run.first_error is None else str(run.first_error),
+        notes=(*failed, *drawn_notes(settings), *dict.fromkeys(note for setting in settings for note in setting.notes)),
     )
 
 
@@ -201,11 +205,12 @@ class _Run:
         seed: int,
     ) -> None:
         self.n_new = self.n_new_tokens = 0
+        self.first_error: FanlightError | None = None
         self._model, self._prompts, self._settings = model, prompts, settings
         self._tallies, self._samples, self._seed = tallies, samples, seed
         self._numbers = {prompt.id: i for i, prompt in enumerate(prompts)}
         self._done: set[Key] = set()
-        self._first_error: FanlightError | None = None
+        self._n_good = 0
 
     def head(self, axes: Grid) -> dict[str, Any]:
         """What a file must be of, to be gone on with."""
@@ -235,25 +240,27 @@ class _Run:
             )
         self._done.add(key)
         self._tallies[key.point].add(row["prompt"], text)
+        if text is None:
+            self.first_error = self.first_error or _error_of(row)
+        else:
+            self._n_good += 1
 
     def go(self, journal: Journal | None, max_batch: int, progress: Progress | None) -> None:
-        """Make what is missing."""
+        """Make what is missing. Errors: the first one, if no text is there at the end, be it of this run or of one before it."""
         total = sum(tally.n_expected for tally in self._tallies) * len(self._prompts)
         say = progress or (lambda done, total, tokens: None)
-        n_good = len(self._done)
         say(len(self._done), total, 0)
-        if len(self._done) == total:
-            return
-        for key, generation, error in self._model.generate_each(self._jobs(), max_batch=max_batch):
+        outcomes = self._model.generate_each(self._jobs(), max_batch=max_batch) if len(self._done) < total else ()
+        for key, generation, error in outcomes:
             assert isinstance(key, Key)
             prompt = self._prompts[key.prompt].id
             row: dict[str, Any] = {"prompt": prompt, "point": key.point, "sample": key.sample}
             if generation is None:
-                self._first_error = self._first_error or error
-                row["error"] = str(error)
+                self.first_error = self.first_error or error
+                row |= {"error": str(error), "error_kind": type(error).__name__}
             else:
                 row |= _row(generation, self._tallies[key.point].label)
-                n_good += 1
+                self._n_good += 1
                 self.n_new_tokens += row["n_tokens"]
             if journal is not None:
                 journal.add(row)
@@ -261,8 +268,8 @@ class _Run:
             self._done.add(key)
             self.n_new += 1
             say(len(self._done), total, self.n_new_tokens)
-        if not n_good and self._first_error is not None:
-            raise self._first_error
+        if not self._n_good and self.first_error is not None:
+            raise self.first_error
 
     def _jobs(self) -> Iterator[Job]:
         done = frozenset(self._done)
@@ -289,6 +296,20 @@ def _row(generation: Generation, label: str) -> dict[str, Any]:
         "logprob": sum(record.raw_logprob for record in records),
         "entropy": sum(record.raw_entropy for record in records) / len(records) if records else None,
     }
+
+
+def _error_of(row: Mapping[str, Any]) -> FanlightError:
+    """The error of a text that failed, as the run that made the line raised it."""
+    kind = getattr(errors, str(row.get("error_kind")), None)
+    if isinstance(kind, type) and issubclass(kind, FanlightError):
+        return kind(row["error"])
+    return FanlightError(row["error"])
+
+
+def _failed_note(tallies: Sequence[Tally], first: FanlightError, out: str | PathLike[str] | None) -> str:
+    n, total = sum(tally.n_failed for tally in tallies), sum(tally.n_texts for tally in tallies)
+    where = "" if out is None else f", {'its error is' if n == 1 else 'their errors are'} in {out}"
+    return f"{n:,} of {total:,} texts failed{where}; {'' if n == 1 else 'the first: '}{first}"
 
 
 def _measured(row: Mapping[str, Any]) -> Measured:

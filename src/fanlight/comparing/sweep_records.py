@@ -40,6 +40,8 @@ class Point:
     draws: bool
     n_texts: int
     n_failed: int
+    n_prompts: int
+    """Those with a text that did not fail: what the means are over."""
     stops: Mapping[str, int]
     log_perplexity: Spread | None
     """Nats a token: minus the mean log-probability of the tokens, of all texts of a prompt together."""
@@ -78,6 +80,7 @@ class Point:
             "draws": self.draws,
             "n_texts": self.n_texts,
             "n_failed": self.n_failed,
+            "n_prompts": self.n_prompts,
             "stops": dict(self.stops),
             "perplexity": self.perplexity,
         }
@@ -111,12 +114,19 @@ class Sweep:
     n_new_tokens: int
     path: str | None = None
     """The file with every text, a JSON line each."""
+    first_error: str | None = None
+    """Of the texts that failed."""
     notes: tuple[str, ...] = ()
 
     @property
     def n_texts(self) -> int:
         """Of all points."""
         return sum(point.n_texts for point in self.points)
+
+    @property
+    def n_failed(self) -> int:
+        """Of all points."""
+        return sum(point.n_failed for point in self.points)
 
     def frontier(self, diversity: str | None = None) -> tuple[int, ...]:
         """The points that no other betters in both perplexity (lower) and diversity (higher), the least perplexity first."""
@@ -143,6 +153,8 @@ class Sweep:
             "seed": self.seed,
             "seconds": self.seconds,
             "n_texts": self.n_texts,
+            "n_failed": self.n_failed,
+            "first_error": self.first_error,
             "n_new": self.n_new,
             "n_new_tokens": self.n_new_tokens,
             "path": self.path,
@@ -163,8 +175,8 @@ class Tally:
     _waiting: dict[str, list[Measured | None]] = field(default_factory=dict)
     _rows: dict[str, dict[str, float | None]] = field(default_factory=dict)
     _stops: dict[str, int] = field(default_factory=dict)
-    _n_texts: int = 0
-    _n_failed: int = 0
+    n_texts: int = 0
+    n_failed: int = 0
 
     @property
     def n_expected(self) -> int:
@@ -175,8 +187,8 @@ class Tally:
         """One more text; None: it failed."""
         reason = "error" if text is None else text.stop_reason
         self._stops[reason] = self._stops.get(reason, 0) + 1
-        self._n_texts += 1
-        self._n_failed += text is None
+        self.n_texts += 1
+        self.n_failed += text is None
         group = self._waiting.setdefault(prompt, [])
         group.append(text)
         if len(group) == self.n_expected:
@@ -193,8 +205,9 @@ class Tally:
             label=self.label,
             options=self.options,
             draws=self.draws,
-            n_texts=self._n_texts,
-            n_failed=self._n_failed,
+            n_texts=self.n_texts,
+            n_failed=self.n_failed,
+            n_prompts=sum(bool(row) for row in rows),
             stops=dict(sorted(self._stops.items(), key=lambda item: (-item[1], item[0]))),
             log_perplexity=over("log_perplexity"),
             tokens=over("tokens"),

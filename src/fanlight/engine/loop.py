@@ -70,9 +70,11 @@ class Engine:
 
         token_label: a token as a word, for messages. token_text: its text, for settings that speak of texts. vocabulary: all
         tokens' bytes, for grammars. prefill_chunk: prompt tokens in one pass, prefill_beside: in one in which other texts grow.
-        max_batch: sequences that run at once. max_cache_bytes limits the KV cache of this decoder, not of helpers: sequences then
-        wait for each other, and the window may be shorter than the model's. prefix_bytes: what the beginnings of texts may keep in it, for requests that
-        begin alike. cache_type: what keys and values are kept as, see CACHE_TYPES. Raises OptionError.
+        max_batch: sequences that run at once. max_cache_bytes limits the KV cache of this decoder, not of helpers: sequences
+        then wait for each other, and the window may be shorter than the model's. prefix_bytes: what the beginnings of texts
+        may keep in it, for requests that begin alike. cache_type: what keys and values are kept as, see CACHE_TYPES.
+
+        Raises OptionError.
         """
         self.decoder = decoder
         self.ops = decoder.ops

@@ -125,7 +125,7 @@ class Arguments:
                 continue
             if name in INSTEAD:
                 raise OptionError(f"model_args: {name}={value!r:.80} cannot be had here: {INSTEAD[name]}")
-            near = get_close_matches(name, known, n=1)
+            near = get_close_matches(name, ("pretrained", *sorted(known)), n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known ones: pretrained, {', '.join(sorted(known))}"
             raise OptionError(f"model_args: unknown argument {name!r:.80}; {hint}")
         return cls(**{name: value for name, value in given.items() if name in known and value is not None})

@@ -21,7 +21,7 @@ from fanlight.api import Model
 from fanlight.errors import MissingExtra, OptionError, TokenizerError
 from fanlight.evaluating.arguments import HARNESS_DEVICE, Arguments, options_of, seed_for
 from fanlight.evaluating.scoring import Score, fitted, score
-from fanlight.generation import Job
+from fanlight.jobs import Job
 
 try:
     from lm_eval.api.model import TemplateLM

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fanlight.decoding.config import GenerationConfig
 from fanlight.errors import ContextOverflow, OptionError
-from fanlight.generation import Job
+from fanlight.jobs import Job
 
 if TYPE_CHECKING:
     from fanlight.api import Model

@@ -26,7 +26,13 @@ MEASURE = 0.92  # inches: a panel of a measure
 MOST_SURPRISE = 8.0  # nats: what has the darkest colour
 MOST_STRIPS = 200
 LABEL, LABEL_LINES = 23, 2  # signs of a setting's name on a line, and lines
-SHORT = {"max_new_tokens": "length", "max_length": "length", "context_window": "window", "stop_string": "stop string"}
+SHORT = {
+    "max_new_tokens": "cut off",
+    "max_length": "cut off",
+    "context_window": "window full",
+    "stop_string": "stop string",
+}
+"""How a text ended, in a word or two at the end of its strip."""
 
 
 class Panel(NamedTuple):

@@ -31,6 +31,10 @@ ENTROPIES = (1.0, 2.0, 3.0, 4.0)
 """Nats. Below the first: no colour; at least the last: the strongest."""
 
 
+WHOLE = ' class="whole"'
+"""A word that a line does not break."""
+
+
 class Cell(NamedTuple):
     """A column of the table: its name, its unit, what it means, its value in words, and as a bar if it is one."""
 
@@ -153,6 +157,11 @@ def _safe(text: str) -> str:
     return escape(visible(text))
 
 
+def _label(variant: Variant) -> str:
+    """For HTML; a line may break after a comma."""
+    return _safe(variant.label).replace(",", ",<wbr>")
+
+
 def _json(data: Any) -> str:
     """JSON that cannot end the element it stands in."""
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
@@ -163,13 +172,10 @@ def _texts(found: Comparison) -> list[Text]:
 
 
 def _token_data(token: Token) -> list[Any]:
-    others = [[a.label, a.id, _short(a.raw_prob), _short(a.final_prob), a.removed] for a in token.alternatives]
-    probs = (_short(token.raw_prob), _short(token.final_prob))
-    return [token.label, token.id, *probs, token.raw_rank, _short(token.entropy), others]
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.4g}")
+    """Numbers in the words that a terminal has, so that the script rounds nothing a second time."""
+    others = [[a.label, a.id, percent(a.raw_prob), percent(a.final_prob), a.removed] for a in token.alternatives]
+    probs = (percent(token.raw_prob), percent(token.final_prob))
+    return [token.label, token.id, *probs, token.raw_rank, number(token.entropy), others]
 
 
 # -- parts of the page ---------------------------------------------------------------------------------------------------
@@ -189,18 +195,22 @@ def _header(found: Comparison) -> str:
 
 
 def _table(found: Comparison) -> str:
-    heads = "".join(
-        f'<th scope="col"><abbr title="{escape(cell.meaning)}">{cell.name}</abbr><small>{cell.unit}</small></th>'
-        for cell in CELLS
-    )
+    heads = "".join(map(_column_head, CELLS))
     scales = [_scale(cell, found) for cell in CELLS]
     rows = []
     for i, variant in enumerate(found.variants):
         values = "".join(_cell(cell, scale, found, i) for cell, scale in zip(CELLS, scales, strict=True))
         words = f'<div class="options">{_safe(settings_in_words(variant))}</div>'
-        rows.append(f'<tr><td class="words"><b>{_safe(variant.label)}</b>{words}</td>{values}</tr>')
+        rows.append(f'<tr><td class="words"><b>{_label(variant)}</b>{words}</td>{values}</tr>')
     body = "\n".join(rows)
-    return f'<h2>Measures</h2>\n<div class="wide"><table>\n<tr><th scope="col">setting</th>{heads}</tr>\n{body}\n</table></div>'
+    head = f'<tr class="heads"><th scope="col">setting</th>{heads}</tr>'
+    return f'<h2>Measures</h2>\n<div class="wide"><table class="measures">\n{head}\n{body}\n</table></div>'
+
+
+def _column_head(cell: Cell) -> str:
+    kind = WHOLE if cell.name.startswith("distinct") else ""
+    name = f'<abbr{kind} title="{escape(cell.meaning)}">{cell.name}</abbr>'
+    return f'<th scope="col">{name}<small>{cell.unit}</small></th>'
 
 
 def _scale(cell: Cell, found: Comparison) -> float:
@@ -210,7 +220,8 @@ def _scale(cell: Cell, found: Comparison) -> float:
 
 
 def _cell(cell: Cell, scale: float, found: Comparison, i: int) -> str:
-    words = escape(cell.words(found, i))
+    words = escape(cell.words(found, i)).replace("_", "_<wbr>")
+    words = f'<span class="key">{cell.name} <small>{cell.unit}</small></span><span>{words}</span>'
     value = cell.value(found.variants[i]) if cell.value is not None else None
     if value is None or scale <= 0:
         return f"<td>{words}</td>"
@@ -259,7 +270,7 @@ def _column(found: Comparison, i: int, sample: int, numbers: dict[int, int]) -> 
     variant = found.variants[i]
     text = variant.texts[sample if variant.draws else 0]
     kind = ' class="baseline"' if i == 0 else ""
-    head = f"<article{kind}><h4>{_safe(variant.label)}</h4>"
+    head = f"<article{kind}><h4>{_label(variant)}</h4>"
     if text.error is not None:
         return f'{head}<p class="failed">failed: {_safe(text.error)}</p></article>'
     parted = found.divergence(i, sample)

@@ -73,6 +73,9 @@ def _lines(cells: Sequence[_Cell], width: int) -> list[list[_Cell]]:
             lines[-1] = line[:blank] if blank is not None else line
             lines.append(moved)
             used = sum(c.width for c in moved)
+            if used + cell.width > width:  # a word as long as a line, before a sign of two columns
+                lines.append([])
+                used = 0
         lines[-1].append(cell)
         used += cell.width
     return lines

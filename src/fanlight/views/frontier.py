@@ -149,6 +149,7 @@ def _titles(figure: Figure, found: Sweep, palette: Palette) -> None:
     texts += "s" if found.samples != 1 else ""
     figure.text(0.085, 0.945, "Quality and diversity", size=14, weight="bold", color=palette.ink)
     facts = f"{found.model}, {len(found.points)} settings, {texts} each, seed {found.seed}".replace("$", r"\$")
+    facts += f"; {found.n_failed:,} of {found.n_texts:,} texts failed" if found.n_failed else ""
     labels = f"labels: {', '.join(found.axes)}"
     bars = "; bars: ± 1 standard error over the prompts" if found.n_prompts > 1 else ""
     figure.text(0.085, 0.912, facts, size=9.5, color=palette.faint)

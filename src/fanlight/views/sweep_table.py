@@ -8,6 +8,8 @@ from fanlight.views.comparison import number
 from fanlight.views.terminal import Canvas, columns, left, percent, right
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fanlight.comparing.measures import Spread
     from fanlight.comparing.sweep_records import Point, Sweep
 
@@ -35,9 +37,19 @@ def sweep_table(found: Sweep, canvas: Canvas, *, diversity: str | None = None) -
         "",
         canvas.paint(f"{mark} no other point has both a lower perplexity and more diversity ({measure})", "dim"),
     ]
-    if found.n_prompts > 1:
-        lines.append(canvas.paint(f"means over {found.n_prompts} prompts; errors with --json", "dim"))
+    measured = [point.n_prompts for point in found.points]
+    if found.n_prompts > 1 or min(measured) < found.n_prompts:
+        lines.append(
+            canvas.paint(f"means over {_prompts(measured, found.n_prompts)}; standard errors with --json", "dim")
+        )
     return "\n".join(lines)
+
+
+def _prompts(measured: Sequence[int], n: int) -> str:
+    """ "3 prompts"; "2 of 3 prompts" if a prompt has failed everywhere, "1 to 3 of 3 prompts" if at some points."""
+    low, high = min(measured), max(measured)
+    some = "" if low == high == n else f"{low} of " if low == high else f"{low} to {high} of "
+    return f"{some}{n} prompt{'s' if n != 1 else ''}"
 
 
 def _cells(point: Point) -> tuple[str, ...]:

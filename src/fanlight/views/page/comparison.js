@@ -1,5 +1,6 @@
 "use strict";
 // Data: {texts: [[[label, id, raw, final, rank, entropy, [[label, id, raw, final, rule], ...]], ...], ...]}, one entry for each text.
+// Probabilities and entropies are words already, so that they are those of the terminal.
 // Every .text has data-text (its index in texts), data-variant and data-sample; its spans are its tokens, in order.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -8,8 +9,7 @@
   const baseline = document.getElementById("baseline");
   let pinned = null;
 
-  const percent = (p) =>
-    p <= 0 ? "0%" : p >= 1 ? "100%" : p < 0.0001 ? "<0.01%" : p > 0.9995 ? ">99.9%" : (100 * p).toFixed(p < 0.00995 ? 2 : 1) + "%";
+  const NOTHING = "0%"; // what probability zero is in words
 
   function add(parent, tag, text, kind) {
     const node = document.createElement(tag);
@@ -60,12 +60,12 @@
     if (index >= theirs.length) return `${said}; the baseline has ended`;
     const there = theirs[index];
     const known = here[6].find((other) => other[1] === there[1]);
-    const end = !known ? "" : known[3] > 0 ? `, here ${percent(known[3])}` : `, removed here${known[4] ? " by " + known[4] : ""}`;
+    const end = !known ? "" : known[3] !== NOTHING ? `, here ${known[3]}` : `, removed here${known[4] ? " by " + known[4] : ""}`;
     return `${said}; baseline ${there[0]} (${probs(there)})${end}`;
   }
 
   const probs = (token) => {
-    const [raw, final] = [percent(token[2]), percent(token[3])];
+    const [raw, final] = [token[2], token[3]];
     return raw === final ? raw : `${raw} \u2192 ${final}`;
   };
 
@@ -77,15 +77,15 @@
     const [label, id, raw, final, rank, entropy, others] = tokenAt(column.dataset.text, i);
     tip.replaceChildren();
     add(tip, "b", label);
-    add(tip, "span", `  token ${i + 1}, id ${id}, rank ${rank + 1}, entropy ${entropy.toFixed(2)} nats`);
+    add(tip, "span", `  token ${i + 1}, id ${id}, rank ${rank + 1}, entropy ${entropy} nats`);
     const table = add(tip, "table");
     const head = add(table, "tr");
     for (const title of ["", "model", "after settings", ""]) add(head, "th", title);
     for (const other of others) {
-      const row = add(table, "tr", undefined, other[1] === id ? "chosen" : other[3] > 0 ? "" : "gone");
+      const row = add(table, "tr", undefined, other[1] === id ? "chosen" : other[3] !== NOTHING ? "" : "gone");
       add(row, "td", (other[1] === id ? "\u25B8 " : "") + other[0]);
-      add(row, "td", percent(other[2]));
-      add(row, "td", other[3] > 0 ? percent(other[3]) : "removed");
+      add(row, "td", other[2]);
+      add(row, "td", other[3] !== NOTHING ? other[3] : "removed");
       add(row, "td", other[4] || "", "rule");
     }
     if (column.dataset.base !== "" && Number(column.dataset.index) === i && column.dataset.index !== "") {
