@@ -62,11 +62,13 @@ class AnyTokenizer(Protocol):
 class Tokenizer:
     """One vocabulary. Immutable and thread-safe: nothing that shows changes after construction, so requests share it."""
 
-    __slots__ = ("_v",)
+    __slots__ = ("_labels", "_raw", "_v")
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         """Usually called by `from_gguf` or `from_folder`."""
         self._v = vocabulary
+        self._raw: dict[int, bytes] = {}  # of tokens that came up, as their labels
+        self._labels: dict[int, str] = {}
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -266,6 +268,12 @@ class Tokenizer:
 
     def token_bytes(self, token: int) -> bytes:
         """The raw bytes of one token inside a text, maybe a part of a character; of a special token, its text in UTF-8."""
+        found = self._raw.get(token)
+        if found is None:
+            found = self._raw[token] = self._bytes_of(token)
+        return found
+
+    def _bytes_of(self, token: int) -> bytes:
         if not 0 <= token < self._v.n_vocab:
             raise TokenizerError(f"token id {token} is outside the vocabulary: expected 0 to {self._v.n_vocab - 1}")
         if token in self._v.raw_bytes:
@@ -294,7 +302,10 @@ class Tokenizer:
 
     def token_label(self, token: int) -> str:
         """One token for a table: spaces as U+2423, unprintables and parts of characters escaped."""
-        return label(self.token_bytes(token)) or f"<unused {token}>"
+        found = self._labels.get(token)
+        if found is None:
+            found = self._labels[token] = label(self.token_bytes(token)) or f"<unused {token}>"
+        return found
 
 
 def label(raw: bytes) -> str:
