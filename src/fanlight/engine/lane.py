@@ -99,7 +99,10 @@ class Lane:
         for sequence, begin, n_new, n_logits in spans:
             answer = sequence.answer
             assert answer is not None
-            answer.logits += [row(logits, at + i) for i in range(n_logits)]
+            if n_logits == 1:
+                answer.logits.append(row(logits, at))
+            else:
+                answer.logits += [row(logits, at + i) for i in range(n_logits)]
             if watch is not None:
                 self._keep(sequence, watch, (begin, n_new), (at, n_logits))
             at += n_logits

@@ -177,8 +177,7 @@ class Run:
         """Hand the answers over, and take the next wants. Errors in the strategy end this request alone."""
         answers = []
         for want in self._wants:
-            line = want.line
-            assert isinstance(line, Line)
+            line: Line = want.line  # type: ignore[assignment]  # of `open` or `fork`
             assert line.answer is not None
             answers.append(line.answer)
             line.answer = None
@@ -205,10 +204,10 @@ class Run:
             return
         self._n_missing = len(self._wants)
         for want in self._wants:
-            line = want.line
-            assert isinstance(line, Line)
+            line: Line = want.line  # type: ignore[assignment]  # of `open` or `fork`
             line.ask(want)
-            line.lane.scheduler.add(line)
+            if not line.is_here:
+                line.lane.scheduler.add(line)
 
     def finish(self, *, keep: bool = True) -> None:
         """The strategy has returned, or the request ends now: everything is given back. keep: it is sound, for others to go on."""
