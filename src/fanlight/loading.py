@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fanlight.checkpoints.arrays import Checkpoint
 from fanlight.checkpoints.files import DAMAGED
@@ -21,6 +21,9 @@ from fanlight.models.registry import ENCODERS, MODEL_TYPES, build_decoder, own_t
 from fanlight.models.weights import LoadReport
 from fanlight.sources import Source, find_source
 from fanlight.text.tokenizer import AnyTokenizer, Tokenizer
+
+if TYPE_CHECKING:
+    from fanlight.decoding.constraints import Vocabulary
 
 MAX_CONFIG_BYTES = 1 << 24
 BACKENDS = ("auto", "native", "hf")
@@ -35,6 +38,23 @@ class Loaded:
     tokenizer: AnyTokenizer
     report: LoadReport
     defaults: ModelDefaults = field(default_factory=ModelDefaults)
+
+
+class VocabularyOf:
+    """The bytes of all tokens, as a grammar needs them; made once, when they are asked for."""
+
+    def __init__(self, tokenizer: AnyTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._made: Vocabulary | None = None
+
+    def __call__(self) -> Vocabulary:
+        if self._made is None:
+            from fanlight.decoding.constraints import Vocabulary
+
+            tokenizer = self._tokenizer
+            tokens = tuple(map(tokenizer.token_bytes, range(tokenizer.n_vocab)))
+            self._made = Vocabulary(tokens, tokenizer.special_ids, tokenizer.eos_ids)
+        return self._made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fanlight.cache.paged import PagedCache
@@ -21,7 +22,7 @@ from fanlight.generation import Generation, Step, Stream
 from fanlight.jobs import Job, Outcome, run_jobs
 from fanlight.kernels import slow_notice
 from fanlight.kernels.ops import Tensor
-from fanlight.loading import Loaded, find_damage
+from fanlight.loading import Loaded, VocabularyOf, find_damage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +45,19 @@ PREFIX_BYTES = 512 << 20
 MAX_BATCH = 64
 
 
+def _engine(parts: Loaded, vocabulary: Callable[[], Vocabulary], **sizes: Any) -> Engine:
+    tokenizer = parts.tokenizer
+    return Engine(
+        parts.decoder,
+        eos_ids=tokenizer.eos_ids,
+        detokenizer_factory=tokenizer.detokenizer,
+        token_label=tokenizer.token_label,
+        token_text=tokenizer.token_text,
+        vocabulary=vocabulary,
+        **sizes,
+    )
+
+
 class Model:
     """A decoder with its tokenizer. Threads may share it: a call has an engine to itself, and leaves it to the next one with
     what it has computed, so that texts that begin alike pay for it once.
@@ -58,10 +72,12 @@ class Model:
         cache_type: str | None = None,
     ) -> None:
         """Usually made by `fanlight.load`."""
-        self._parts = parts
-        self._engine_options = {"prefill_chunk": prefill_chunk, "prefix_bytes": prefix_bytes, "cache_type": cache_type}
-        self._spare = Spare(self.engine)
-        self._vocabulary: Vocabulary | None = None
+        self._parts, self._vocabulary = parts, VocabularyOf(parts.tokenizer)
+        sizes = {"prefill_chunk": prefill_chunk, "prefix_bytes": prefix_bytes, "cache_type": cache_type}
+        self._new_engine = partial(
+            _engine, parts, self._vocabulary, **sizes
+        )  # without self, so that a dropped model goes
+        self._spare = Spare(partial(self._new_engine, max_batch=MAX_BATCH))
 
     @property
     def name(self) -> str:
@@ -259,17 +275,7 @@ class Model:
 
     def engine(self, *, max_batch: int = MAX_BATCH, **sizes: Any) -> Engine:
         """A loop for many requests at once over this model. sizes: as for Engine, such as max_cache_bytes."""
-        tokenizer = self.tokenizer
-        return Engine(
-            self.decoder,
-            eos_ids=tokenizer.eos_ids,
-            detokenizer_factory=tokenizer.detokenizer,
-            token_label=tokenizer.token_label,
-            token_text=tokenizer.token_text,
-            vocabulary=self.vocabulary,
-            max_batch=max_batch,
-            **{**self._engine_options, **sizes},
-        )
+        return self._new_engine(max_batch=max_batch, **sizes)
 
     def save_prefix(self, path: str | os.PathLike[str], prompt: Prompt | Sequence[Mapping[str, Any]]) -> int:
         """Keep the keys and values of a beginning (a text, ids, messages) in a file; its size in bytes.
@@ -365,16 +371,7 @@ class Model:
 
     def vocabulary(self) -> Vocabulary:
         """The bytes of all tokens, as a grammar needs them; made once."""
-        if self._vocabulary is None:
-            from fanlight.decoding.constraints import Vocabulary
-
-            tokenizer = self.tokenizer
-            self._vocabulary = Vocabulary(
-                tokens=tuple(map(tokenizer.token_bytes, range(tokenizer.n_vocab))),
-                special_ids=tokenizer.special_ids,
-                eos_ids=tokenizer.eos_ids,
-            )
-        return self._vocabulary
+        return self._vocabulary()
 
     def _stream(
         self, ids: tuple[int, ...], config: GenerationConfig, assistant: Model | None, amateur: Model | None

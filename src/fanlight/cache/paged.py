@@ -26,6 +26,29 @@ class CacheSlot:
         self.length = 0
 
 
+class Holders:
+    """How many hold each page, slots and the prefixes; a page that nobody holds goes back to the pool."""
+
+    def __init__(self, pool: KVPool) -> None:
+        self._pool = pool
+        self.shared: dict[int, int] = {}
+        """Pages that more than one holds, and how many."""
+
+    def hold(self, page: int) -> None:
+        """One more."""
+        self.shared[page] = self.shared.get(page, 1) + 1
+
+    def let_go(self, page: int) -> None:
+        """One less."""
+        n = self.shared.get(page, 1)
+        if n == 1:
+            self._pool.release(page)
+        elif n == 2:
+            del self.shared[page]
+        else:
+            self.shared[page] = n - 1
+
+
 class PagedCache:
     """Pages of one pool, lent to slots. A page may serve several slots that begin alike; who writes has it to itself.
 
@@ -44,11 +67,11 @@ class PagedCache:
         self.n_ctx = n_ctx
         self.shortage: MemoryError | None = None
         """Why `reserve` failed last, if it was not the limit."""
-        self._shared: dict[int, int] = {}
-        """Page -> how many hold it, slots and the prefixes, where more than one does."""
+        self._holders = holders = Holders(pool)
+        self._shared = holders.shared
         n_kept = prefix_bytes // pool.page_bytes
         self.prefixes = (
-            PrefixTree(pool.page_tokens, n_kept, hold=self._hold, let_go=self._let_go) if n_kept > 0 else None
+            PrefixTree(pool.page_tokens, n_kept, hold=holders.hold, let_go=holders.let_go) if n_kept > 0 else None
         )
         if max_bytes is not None:
             self.max_pages = max_bytes // pool.page_bytes
@@ -71,7 +94,7 @@ class PagedCache:
         twin.length = slot.length
         twin.pages = slot.pages[: -(-slot.length // self.page_tokens)]
         for page in twin.pages:
-            self._hold(page)
+            self._holders.hold(page)
         return twin
 
     def adopt(self, slot: CacheSlot, ids: Sequence[int], limit: int) -> int:
@@ -82,7 +105,7 @@ class PagedCache:
         slot.length, pages = self.prefixes.find(ids, limit)
         slot.pages = list(pages)
         for page in pages:
-            self._hold(page)
+            self._holders.hold(page)
         return slot.length
 
     def remember(self, slot: CacheSlot, ids: Sequence[int]) -> None:
@@ -124,7 +147,7 @@ class PagedCache:
             page = self.pool.allocate()
             if i * self.page_tokens < slot.length:
                 self.pool.copy(slot.pages[i], page)
-            self._let_go(slot.pages[i])
+            self._holders.let_go(slot.pages[i])
             slot.pages[i] = page
         for _ in range(n_missing):
             slot.pages.append(self.pool.allocate())  # one by one: if the next fails, the slot owns those before
@@ -149,24 +172,12 @@ class PagedCache:
         slot.length = length
         n_pages = -(-length // self.page_tokens)
         while len(slot.pages) > n_pages:
-            self._let_go(slot.pages.pop())
+            self._holders.let_go(slot.pages.pop())
 
     def rewind(self, slot: CacheSlot, length: int) -> None:
         """Forget the positions from `length` on, and keep the pages: they will be written again."""
         assert 0 <= length <= slot.length, "rewind() cannot lengthen a slot"
         slot.length = length
-
-    def _hold(self, page: int) -> None:
-        self._shared[page] = self._shared.get(page, 1) + 1
-
-    def _let_go(self, page: int) -> None:
-        holders = self._shared.get(page, 1)
-        if holders == 1:
-            self.pool.release(page)
-        elif holders == 2:
-            del self._shared[page]
-        else:
-            self._shared[page] = holders - 1
 
     def release(self, slot: CacheSlot) -> None:
         """Give all pages back. The slot is empty afterwards and may be used again."""

@@ -111,7 +111,9 @@ class StopRules:
             return Stop(StopReason.EOS, f"stopped by end-of-sequence token {name} after {_tokens(n_new)}", token)
         is_long = self.max_new_tokens is not None and n_new >= self.max_new_tokens
         is_long |= self.max_length is not None and n_total >= self.max_length
-        if not (is_long or n_total + self.n_beside > self.n_ctx or (self.deadline is not None and now >= self.deadline)):
+        if not (
+            is_long or n_total + self.n_beside > self.n_ctx or (self.deadline is not None and now >= self.deadline)
+        ):
             return None
         mid = ends_mid_sentence(tail) if tail is not None else None
         if self.max_new_tokens is not None and n_new >= self.max_new_tokens:
@@ -121,9 +123,7 @@ class StopRules:
         if n_total + self.n_beside > self.n_ctx:
             detail = f"cut off{_where(mid)}: the context window of {self.n_ctx} tokens is full{self.whose}"
             return Stop(StopReason.CONTEXT_WINDOW, detail)
-        return Stop(
-            StopReason.MAX_TIME, f"cut off by max_time={self.max_time:g} s after {_tokens(n_new)}{_where(mid)}"
-        )
+        return Stop(StopReason.MAX_TIME, f"cut off by max_time={self.max_time:g} s after {_tokens(n_new)}{_where(mid)}")
 
     def longest(self, n_prompt: int) -> int:
         """Tokens that a text has at most, the prompt counted; the last of them may lie beyond the window."""

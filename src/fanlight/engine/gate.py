@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from threading import RLock
 from typing import TYPE_CHECKING
+from weakref import WeakMethod
 
 if TYPE_CHECKING:
     from fanlight.engine.request import Request
@@ -19,8 +20,8 @@ class Gate:
     """
 
     def __init__(self, see_to: Callable[[Request], None]) -> None:
-        """see_to: ends a request."""
-        self._see_to = see_to
+        """see_to: the engine's method that ends a request. An engine that nobody holds is gone at once, with its memory."""
+        self._see_to = WeakMethod(see_to)
         self._lock, self._depth = RLock(), 0
         self.leaving: deque[tuple[Request, Callable[[], None]]] = deque()
         """Noted, and not seen to."""
@@ -51,7 +52,9 @@ class Gate:
                     while self.leaving:
                         request, then = self.leaving.popleft()
                         done.append(then)
-                        self._see_to(request)
+                        see_to = self._see_to()
+                        if see_to is not None:
+                            see_to(request)
                 finally:
                     self._depth -= 1
             finally:

@@ -212,6 +212,7 @@ class Run:
     def finish(self, *, keep: bool = True) -> None:
         """The strategy has returned, or the request ends now: everything is given back. keep: it is sound, for others to go on."""
         self.ended = True
+        self._wants = []  # which hold lines, which hold this
         if self.steps is not None:
             self.steps.close()
         for i, line in enumerate(tuple(self.lines)):
