@@ -6,6 +6,7 @@ The line is the least-squares one through the medians; how far a point lies from
 
 from __future__ import annotations
 
+import gc
 import json
 import statistics
 import sys
@@ -111,6 +112,8 @@ def measure(threads: int, contexts: Sequence[int]) -> list[tuple[str, int]]:
     peer = lineup.fanlight_slots(n_slots=1)
     found = []
     for n in sorted(contexts):
+        peer.clear()
+        gc.collect()  # a text that was begun and never ended goes with the garbage collector
         peer.begin(lineup.windows(0, [n]))
         found.append((str(n), resident_bytes()))
     return found
