@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fanlight.errors import OptionError
 from fanlight.views.comparison import number, part_in_words, parts_at, settings_in_words, stops_in_words
+from fanlight.views.figures import written_whole
 from fanlight.views.terminal import percent, visible
 
 if TYPE_CHECKING:
@@ -138,18 +136,8 @@ def comparison_page(found: Comparison) -> str:
 
 def save_page(page: str, path: str | os.PathLike[str]) -> None:
     """Write it; the file is there whole or not at all. Errors: OptionError."""
-    target = Path(path)
-    part = target.with_name(f".{target.name}.part-{os.getpid()}")
-    try:
+    with written_whole(path) as part:
         part.write_text(page, encoding="utf-8", errors="replace")
-        os.replace(part, target)
-    except OSError as error:
-        raise OptionError(
-            f"{target}: cannot be written ({error.strerror or error}); check the folder and its rights"
-        ) from None
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def _safe(text: str) -> str:

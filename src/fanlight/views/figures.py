@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -42,13 +43,20 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write .png, .svg or .pdf; the file is there whole or not at all, and the same for the same picture. Errors: OptionError."""
     import matplotlib
 
+    kind = Path(path).suffix[1:].lower()
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    how = matplotlib.rc_context({"svg.hashsalt": "fanlight", "svg.fonttype": "none" if kind == "svg" else "path"})
+    with written_whole(path) as part, how:
+        figure.savefig(part, format=kind, metadata=metadata, facecolor=figure.get_facecolor())
+
+
+@contextmanager
+def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Where to write what takes its name when all went well; otherwise nothing is left. Errors: OptionError."""
     target = Path(path)
     part = target.with_name(f".{target.name}.part-{os.getpid()}")
-    kind = target.suffix[1:].lower()
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     try:
-        with matplotlib.rc_context({"svg.hashsalt": "fanlight", "svg.fonttype": "none" if kind == "svg" else "path"}):
-            figure.savefig(part, format=kind, metadata=metadata, facecolor=figure.get_facecolor())
+        yield part
         os.replace(part, target)
     except OSError as error:
         raise OptionError(
