@@ -25,8 +25,10 @@
 #include "core/pool.h"
 #include "kv_arrays.h"
 #include "ops/attention.h"
+#include "ops/attention_weights.h"
 #include "ops/linear.h"
 #include "ops/norm.h"
+#include "ops/readings.h"
 #include "ops/rows.h"
 
 namespace nb = nanobind;
@@ -129,6 +131,14 @@ nb::ndarray<nb::numpy, float, nb::ndim<2>> to_numpy(const Tensor& t) {
   for (size_t r = 0; r < rows; r++) std::memcpy(copy + r * columns, t.row(static_cast<int>(r)), columns * sizeof(float));
   nb::capsule owner(copy, [](void* p) noexcept { delete[] static_cast<float*>(p); });
   return {copy, {rows, columns}, owner};
+}
+
+// An array that owns the numbers: as many axes as sizes.
+template <class T, class... Sizes>
+nb::ndarray<nb::numpy, T, nb::ndim<sizeof...(Sizes)>> array_of(std::vector<T>&& numbers, Sizes... sizes) {
+  auto* kept = new std::vector<T>(std::move(numbers));
+  nb::capsule owner(kept, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  return {kept->data(), {static_cast<size_t>(sizes)...}, owner};
 }
 
 // What packing still reads. Touched with the GIL only, and never destroyed: the interpreter may be gone by then.
@@ -282,6 +292,14 @@ NB_MODULE(_native, m) {
   m.def("finish_packing", &finish_packing);
   m.def("linear", [](const Tensor& x, const Linear& w, const Tensor* residual) { return timed([&] { return w.apply(x, residual); }); },
         "x"_a, "w"_a, "residual"_a = nb::none());
+  m.def("readings",
+        [](const Tensor& h, const Linear& w, const std::vector<int>& tokens, int k, float softcap) {
+          Readings r = timed([&] { return readings(h, w, tokens, k, softcap); });
+          return std::make_tuple(array_of(std::move(r.ids), r.n_rows, r.k), array_of(std::move(r.logits), r.n_rows, r.k),
+                                 array_of(std::move(r.logsumexp), r.n_rows), array_of(std::move(r.entropy), r.n_rows),
+                                 array_of(std::move(r.token_logits), r.n_rows), array_of(std::move(r.token_ranks), r.n_rows));
+        },
+        "h"_a, "w"_a, "tokens"_a, "k"_a, "softcap"_a = 0.f);
   m.def("embed", [](const Linear& w, const std::vector<int>& ids) { return timed_rows(static_cast<int>(ids.size()), [&] { return w.embed(ids); }); }, "w"_a, "ids"_a);
   m.def("add", [](const Tensor& a, const Tensor& b) { return timed_rows(a.n_rows(), [&] { return add(a, b); }); }, "a"_a, "b"_a);
   m.def("take_rows", [](const Tensor& x, const std::vector<int>& rows) { return timed_rows(static_cast<int>(rows.size()), [&] { return take_rows(x, rows); }); }, "x"_a, "rows"_a);
@@ -311,6 +329,12 @@ NB_MODULE(_native, m) {
           return timed([&] { return attention(q, batch, layer, {scale, window, softcap, causal}); });
         },
         "q"_a, "batch"_a, "layer"_a, "scale"_a, "window"_a = 0, "softcap"_a = 0.f, "causal"_a = true);
+  m.def("attention_weights",
+        [](const Tensor& q, const KVBatch& batch, int layer, float scale, int window, float softcap, bool causal,
+           const std::optional<std::vector<int>>& heads) {
+          return timed([&] { return attention_weights(q, batch, layer, {scale, window, softcap, causal}, heads); });
+        },
+        "q"_a, "batch"_a, "layer"_a, "scale"_a, "window"_a = 0, "softcap"_a = 0.f, "causal"_a = true, "heads"_a = nb::none());
 
   m.def("row",
         [](const Tensor& x, int index) {

@@ -40,6 +40,21 @@ FL_FN Mass softmax_weights(float* s, int start, int first, int n_keys, int n_pad
 
 // -- a job
 
+// Scores of the keys [first, n_padded), whole blocks of 16, of the stretch that starts at `start`. `after`: what is read after them.
+template <class Cache, int R>
+FL_FN void score_keys(const AttentionJob& job, const Queries<Cache, R>& queries, int start, int first, int n_padded, const uint8_t* after, float* scores) {
+  constexpr int B = at_once<Cache, R>();
+  for (int at = first / kPageTokens * kPageTokens; at < n_padded; at += kPageTokens) {
+    const uint8_t* const* page = job.pages + (start + at) / kPageTokens;
+    const bool is_last = at + kPageTokens >= n_padded;
+    const uint8_t* next = is_last ? after : page[1] + job.k_offset;
+    const int n = is_last ? n_padded - at : kPageTokens;
+    int j = first > at ? first - at : 0;
+    for (; j + 16 * B <= n; j += 16 * B) Queries<Cache, R>::template score<B>(job, queries, *page, j, next, scores + at + j);
+    for (; j < n; j += 16) Queries<Cache, R>::template score<1>(job, queries, *page, j, next, scores + at + j);
+  }
+}
+
 template <class Cache, int R>
 FL_FN void attend_stretch(const AttentionJob& job, const Queries<Cache, R>& queries, int index) {
   const int start = index * kStretch;
@@ -55,16 +70,7 @@ FL_FN void attend_stretch(const AttentionJob& job, const Queries<Cache, R>& quer
   const int n_padded = (n_keys + 15) / 16 * 16;
   alignas(64) float weights[R * kStretch];
 
-  constexpr int B = at_once<Cache, R>();
-  for (int at = first / kPageTokens * kPageTokens; at < n_padded; at += kPageTokens) {
-    const uint8_t* const* page = job.pages + (start + at) / kPageTokens;
-    const bool is_last = at + kPageTokens >= n_padded;
-    const uint8_t* next = is_last ? job.pages[(start + first) / kPageTokens] + job.v_offset : page[1] + job.k_offset;  // after the keys come the values
-    const int n = is_last ? n_padded - at : kPageTokens;
-    int j = first > at ? first - at : 0;
-    for (; j + 16 * B <= n; j += 16 * B) Queries<Cache, R>::template score<B>(job, queries, *page, j, next, weights + at + j);
-    for (; j < n; j += 16) Queries<Cache, R>::template score<1>(job, queries, *page, j, next, weights + at + j);
-  }
+  if (n_keys) score_keys<Cache, R>(job, queries, start, first, n_padded, job.pages[(start + first) / kPageTokens] + job.v_offset, weights);
 
   // Meanwhile the second page of values comes, the third while the first is summed up, and so on: memory is never idle.
   const size_t value_bytes = job.value_bytes, step = value_bytes / (R * kStretch / 16);
@@ -96,6 +102,7 @@ FL_FN void attend_stretch(const AttentionJob& job, const Queries<Cache, R>& quer
   for_pages([&](const PageOfValues& page) __attribute__((always_inline)) { Weights<Cache, R>::scale(page, v_stride, weights); });
   const auto made = Weights<Cache, R>::of(job, weights, first, n_padded);
   const size_t sums_stride = part_floats(job.head_dim);
+  constexpr int B = at_once<Cache, R>();
   for_pages([&](const PageOfValues& page) __attribute__((always_inline)) {
     const auto mix = [&]<int C>(int column) __attribute__((always_inline)) {
       Weights<Cache, R>::template mix<C>(page, column, made, part + kPartHead + column, sums_stride, page.at == first);

@@ -9,6 +9,7 @@
 #include "kernels/cache_float.h"
 #include "kernels/cache_int8.h"
 #include "kernels/attention.h"
+#include "kernels/attention_weights.h"
 #include "kernels/rows.h"
 #include "kernels/row_changes.h"
 #include "kernels/export.h"

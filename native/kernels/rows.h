@@ -23,6 +23,16 @@ FL_FN float largest(const float* x, int n, bool* has_nan) {
   return max_of(m);
 }
 
+static bool row_peaks(const float* x, int n, float* peaks) {
+  bool any = false;
+  for (int i = 0; i < n; i += kPeak) {
+    bool has_nan = false;
+    *peaks++ = largest(x + i, n - i < kPeak ? n - i : kPeak, &has_nan);
+    any |= has_nan;
+  }
+  return any;
+}
+
 static int row_argmax(const float* x, int n, bool* has_nan) {
   const F32 top = splat(largest(x, n, has_nan));
   for (int i = 0; i < n; i += 16)
@@ -31,9 +41,9 @@ static int row_argmax(const float* x, int n, bool* has_nan) {
 }
 
 // Sixteen float sums for each 1,024 logits, then double: the error stays near that of a pairwise sum.
-static RowStats row_stats(const float* x, int n) {
+static RowStats row_sums(const float* x, int n, float max_known) {
   RowStats r{};
-  r.max = largest(x, n, &r.has_nan);
+  r.max = max_known;
   const F32 top = splat(r.max);
   for (int begin = 0; begin < n; begin += 1024) {
     const int end = n - begin < 1024 ? n : begin + 1024;
@@ -51,6 +61,13 @@ static RowStats row_stats(const float* x, int n) {
     r.sum_exp += sum(total);
     r.sum_x_exp += sum(moment);
   }
+  return r;
+}
+
+static RowStats row_stats(const float* x, int n) {
+  bool has_nan = false;
+  RowStats r = row_sums(x, n, largest(x, n, &has_nan));
+  r.has_nan = has_nan;
   return r;
 }
 

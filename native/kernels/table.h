@@ -53,6 +53,8 @@ struct RowStats {
   bool has_nan;
 };
 
+constexpr int kPeak = 256;  // columns of a row that share a peak
+
 struct RowMass {
   int count;
   double sum_exp;
@@ -110,8 +112,15 @@ struct Kernels {
   void (*attention_f32)(const AttentionJob& job);
   void (*attention_i8)(const AttentionJob& job);
   void (*join_stretches)(const AttentionJob& job);  // parts to out
+  // The weights alone, of every position that a row sees: to out, rows of n_padded floats (a multiple of 16), 0 where it sees none.
+  // Of the job, stretches and parts are not read.
+  void (*attention_weights_f16)(const AttentionJob& job, int n_padded);
+  void (*attention_weights_f32)(const AttentionJob& job, int n_padded);
+  void (*attention_weights_i8)(const AttentionJob& job, int n_padded);
 
   RowStats (*row_stats)(const float* x, int n);
+  bool (*row_peaks)(const float* x, int n, float* peaks);     // the largest of each kPeak numbers; whether there is NaN
+  RowStats (*row_sums)(const float* x, int n, float max);     // the rest of row_stats, where the largest is known
   RowMass (*row_mass)(const float* x, int n, float max, float limit);  // of exp(x - max) over x >= limit
   int (*row_argmax)(const float* x, int n, bool* has_nan);
   void (*row_divide)(const float* x, int n, float by, float* y);

@@ -82,21 +82,26 @@ struct Scratch {  // kept for the next call: no allocation in a decode step
 
 }  // namespace
 
+void check_attention(const char* op, const Tensor& q, const KVBatch& batch, int layer, const AttentionRule& rule) {
+  const KVPool& kv = batch.pool();
+  const int columns = kv.head_dim() * kv.n_kv_head();
+  check(layer >= 0 && layer < kv.n_layer(), op, ": layer ", layer, " is outside 0 to ", kv.n_layer() - 1);
+  check(q.n_rows() == batch.n_rows(), op, ": q has ", q.n_rows(), " rows, the batch ", batch.n_rows());
+  check(q.n_columns() > 0 && q.n_columns() % columns == 0, op, ": q has ", q.n_columns(), " columns, expected a multiple of ", columns);
+  check(rule.window >= 0, op, ": window is ", rule.window, ", expected 0 (none) or more");
+}
+
 Tensor attention(const Tensor& q, const KVBatch& batch, int layer, const AttentionRule& rule) {
+  check_attention("attention", q, batch, layer, rule);
   const KVPool& kv = batch.pool();
   const int head_dim = kv.head_dim(), n_kv = kv.n_kv_head();
-  check(layer >= 0 && layer < kv.n_layer(), "attention: layer ", layer, " is outside 0 to ", kv.n_layer() - 1);
-  check(q.n_rows() == batch.n_rows(), "attention: q has ", q.n_rows(), " rows, the batch ", batch.n_rows());
-  check(q.n_columns() > 0 && q.n_columns() % (head_dim * n_kv) == 0, "attention: q has ", q.n_columns(), " columns, expected a multiple of ",
-        head_dim * n_kv);
-  check(rule.window >= 0, "attention: window is ", rule.window, ", expected 0 (none) or more");
   const Kernels& k = kernels();
   const auto attend = kv.type() == KVType::kF16 ? k.attention_f16 : kv.type() == KVType::kF32 ? k.attention_f32 : k.attention_i8;
   const int share = q.n_columns() / head_dim / n_kv;                 // query heads of one key/value head
   const int tokens = std::max(1, k.max_attn_rows / share);          // tokens of one sequence that go together
   const auto& rows = batch.rows();
-  const auto first_key = [&](const KVBatch::Row& r) { return rule.window && r.position >= rule.window ? r.position + 1 - rule.window : 0; };
-  const auto n_keys = [&](const KVBatch::Row& r) { return rule.causal ? r.position + 1 : batch.length(r.sequence); };
+  const auto first_key = [&](const KVBatch::Row& r) { return fanlight::first_key(r, rule); };
+  const auto n_keys = [&](const KVBatch::Row& r) { return fanlight::n_keys(batch, r, rule); };
 
   static thread_local std::vector<Item> items_of_call;
   static thread_local std::vector<Share> shares_of_call;

@@ -117,6 +117,15 @@ struct AttentionRule {
   float softcap = 0.f;   // > 0: scores become softcap * tanh(score / softcap)
   bool causal = true;    // false: every position of the sequence is seen
 };
+// Positions [first_key, n_keys) are seen by a row.
+inline int first_key(const KVBatch::Row& r, const AttentionRule& rule) {
+  return rule.window && r.position >= rule.window ? r.position + 1 - rule.window : 0;
+}
+inline int n_keys(const KVBatch& batch, const KVBatch::Row& r, const AttentionRule& rule) {
+  return rule.causal ? r.position + 1 : batch.length(r.sequence);
+}
+// Of an op named `op`: that queries, batch and rule fit.
+void check_attention(const char* op, const Tensor& q, const KVBatch& batch, int layer, const AttentionRule& rule);
 Tensor attention(const Tensor& q, const KVBatch& batch, int layer, const AttentionRule& rule);
 
 }  // namespace fanlight

@@ -44,7 +44,19 @@ void activate(const Kernels& k, Activation activation, float* x, int n) {
   }
 }
 
+void ask_for_unit(const float* y) {
+  __builtin_prefetch(y, 1);
+  __builtin_prefetch(y + kTile, 1);
+}
+
 }  // namespace
+
+// What the four tiles of a unit give, at most kBlockRows rows of each.
+struct Linear::Products {
+  float* numbers;
+  int first;
+  float* row(int tile, int r) const { return numbers + (tile * kBlockRows + r - first) * kTile; }
+};
 
 // What packing reads and writes; it outlives the constructor in the background's queue.
 struct Linear::Plan {
@@ -262,35 +274,22 @@ std::string Linear::dtype() const {
   return joined;
 }
 
-// A unit's outputs for rows [first, last), at most kBlockRows: tile by tile, so that one tile stays in the nearest cache while
-// the rows go by.
-void Linear::unit(int u, int first, int last, const Activations& a, const Tensor* residual, Tensor& y) const {
+// What a unit's tiles gave for rows [first, last), to where they belong.
+void Linear::finish(int u, int first, int last, const Products& out, const Tensor* residual, const Target& y) const {
   const Kernels& k = kernels();
-  const int n_tiles = gated_ ? 4 : 2, column = u * kUnit;
-  const Segment& segment = segment_of(segments_, u * n_tiles);
-  const uint8_t* w = weights_.data + segment.offset_of(u * n_tiles);
-  alignas(64) float out[4][kBlockRows * kTile];
-  for (int i = 0; i < n_tiles; w += segment.tile_bytes[i % 2], i++) {
-    const PackedType& type = *segment.types[i % 2];
-    const TileFn tile = k.*(type.tile);
-    const int step = type.quantised ? k.max_rows : k.max_float_rows;
-    const size_t n_calls = static_cast<size_t>((last - first + step - 1) / step), bytes = segment.tile_bytes[i % 2];
-    Ahead ahead{w + kAheadInTile, bytes};
-    if (n_calls > 1) ahead = {w + bytes, segment.tile_bytes[(i + 1) % 2] / n_calls};  // the next tile, a part at each call
-    for (int r = first; r < last; r += step, ahead.at += ahead.bytes)
-      tile(w, n_in_, a, r, std::min(step, last - r), ahead, out[i] + (r - first) * kTile);
-  }
+  const int column = u * kUnit;
   const auto gate = activation_ == Activation::kSilu ? k.silu_mul : k.gelu_mul;
-  for (int r = first, at = 0; r < last; r++, at += kTile) {
+  for (int r = first; r < last; r++) {
     float* row = y.row(r) + column;
+    float* const of[] = {out.row(0, r), out.row(1, r), out.row(2, r), out.row(3, r)};
     if (gated_) {
       if (!bias_.empty())
-        for (int i = 0; i < 4; i++) k.add(out[i] + at, bias_.data() + (u * 4 + i) * kTile, out[i] + at, kTile);
-      gate(out[0] + at, out[1] + at, row, kTile);
-      gate(out[2] + at, out[3] + at, row + kTile, kTile);
+        for (int i = 0; i < 4; i++) k.add(of[i], bias_.data() + (u * 4 + i) * kTile, of[i], kTile);
+      gate(of[0], of[1], row, kTile);
+      gate(of[2], of[3], row + kTile, kTile);
     } else {
-      std::memcpy(row, out[0] + at, kTile * sizeof(float));
-      std::memcpy(row + kTile, out[1] + at, kTile * sizeof(float));
+      std::memcpy(row, of[0], kTile * sizeof(float));
+      std::memcpy(row + kTile, of[1], kTile * sizeof(float));
       if (!bias_.empty()) k.add(row, bias_.data() + column, row, kUnit);
       activate(k, activation_, row, kUnit);
     }
@@ -298,32 +297,72 @@ void Linear::unit(int u, int first, int last, const Activations& a, const Tensor
   }
 }
 
+// A unit's outputs for rows [first, last), at most kBlockRows: tile by tile, so that one tile stays in the nearest cache while
+// the rows go by. Of many rows, the memory that the last tile's rows go to is asked for while they are computed, and written at
+// once: in a wide matrix, those lines come from far away.
+void Linear::unit(int u, int first, int last, const Activations& a, const Tensor* residual, const Target& y) const {
+  const Kernels& k = kernels();
+  const int n_tiles = gated_ ? 4 : 2;
+  const Segment& segment = segment_of(segments_, u * n_tiles);
+  const uint8_t* w = weights_.data + segment.offset_of(u * n_tiles);
+  alignas(64) float numbers[4 * kBlockRows * kTile];
+  const Products out{numbers, first};
+  for (int i = 0; i < n_tiles; w += segment.tile_bytes[i % 2], i++) {
+    const PackedType& type = *segment.types[i % 2];
+    const TileFn tile = k.*(type.tile);
+    const int step = type.quantised ? k.max_rows : k.max_float_rows;
+    const size_t n_calls = static_cast<size_t>((last - first + step - 1) / step), bytes = segment.tile_bytes[i % 2];
+    Ahead ahead{w + kAheadInTile, bytes};
+    if (n_calls > 1) ahead = {w + bytes, segment.tile_bytes[(i + 1) % 2] / n_calls};  // the next tile, a part at each call
+    for (int r = first; r < last; r += step, ahead.at += ahead.bytes) {
+      const int end = std::min(r + step, last);
+      if (i == n_tiles - 1 && n_calls > 1)
+        for (int t = r; t < end; t++) ask_for_unit(y.row(t) + u * kUnit);
+      tile(w, n_in_, a, r, end - r, ahead, out.row(i, r));
+      if (i == n_tiles - 1) finish(u, r, end, out, residual, y);
+    }
+  }
+}
+
 Tensor Linear::apply(const Tensor& x, const Tensor* residual) const {
-  check(x.n_columns() == n_in_, "linear: x has ", x.n_columns(), " columns, the matrix takes ", n_in_);
   if (residual)
     check(residual->n_rows() == x.n_rows() && residual->n_columns() == n_out_, "linear: the residual is ", residual->n_rows(), " x ",
           residual->n_columns(), ", the result ", x.n_rows(), " x ", n_out_);
   Tensor y(x.n_rows(), n_out_);
-  if (x.n_rows() == 0) return y;
+  product(x, 0, x.n_rows(), residual, {y.row(0), static_cast<size_t>(y.stride()), 0});
+  return y;
+}
+
+void Linear::apply_rows(const Tensor& x, int first, int last, float* y, size_t stride) const {
+  product(x, first, last, nullptr, {y, stride, first});
+}
+
+int Linear::whole_rows(int n) {
+  const int panel = kernels().max_rows;
+  return std::max(n / panel, 1) * panel;
+}
+
+void Linear::product(const Tensor& x, int from, int to, const Tensor* residual, const Target& y) const {
+  check(x.n_columns() == n_in_, "linear: x has ", x.n_columns(), " columns, the matrix takes ", n_in_);
+  if (from == to) return;
   check(!x.is_view(), "linear: x is a row of another tensor; take it with take_rows");
   wait_for(ticket_);
   const Activations a = any_quantised_ ? x.int8s() : x.floats();
   const std::shared_ptr<Pool> threads = pool();
   const int tiles_per_unit = gated_ ? 4 : 2, n_units = n_tiles_ / tiles_per_unit;
   // An item is a unit for a block of rows; steps are of about 48 KB of weights where one row reads them all.
-  const int n_rows = x.n_rows(), at_once = any_quantised_ ? kernels().max_rows : kernels().max_float_rows;
+  const int n_rows = to - from, at_once = any_quantised_ ? kernels().max_rows : kernels().max_float_rows;
   const int block = kBlockRows / at_once * at_once, n_blocks = (n_rows + block - 1) / block;
   const size_t unit_bytes = n_bytes() / static_cast<size_t>(n_units);
   const int by_size = static_cast<int>(kStepBytes / unit_bytes), by_share = n_units / (threads->size() * 2);
   const int grain = n_rows <= kFewRows ? std::max(1, std::min(by_size, by_share)) : n_blocks;
   const auto body = [&](int begin, int end) {
     for (int i = begin; i < end; i++) {
-      const int first = i % n_blocks * block;
-      unit(i / n_blocks, first, std::min(first + block, n_rows), a, residual, y);
+      const int first = from + i % n_blocks * block;
+      unit(i / n_blocks, first, std::min(first + block, to), a, residual, y);
     }
   };
   threads->run(n_units * n_blocks, grain, body, n_rows <= kFewRows ? following() : Pool::Ahead{});
-  return y;
 }
 
 // What lies behind this matrix: most often the one that is used next, since a model packs its matrices in the order of use.

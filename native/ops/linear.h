@@ -50,10 +50,23 @@ class Linear {
   }
 
   Tensor apply(const Tensor& x, const Tensor* residual) const;
+  // Rows [first, last) of `apply`, to y, y + stride, ..., each padded to 32 columns. `first` must be a number that whole_rows gives.
+  void apply_rows(const Tensor& x, int first, int last, float* y, size_t stride) const;
+  static int whole_rows(int n);  // at most n, such that kernels take the rows before and from there on alike
   Tensor embed(const std::vector<int>& ids) const;
 
  private:
-  void unit(int u, int first, int last, const Activations& a, const Tensor* residual, Tensor& y) const;
+  // Results: row r is at y + (r - first) * stride.
+  struct Target {
+    float* y;
+    size_t stride;
+    int first;
+    float* row(int r) const { return y + static_cast<size_t>(r - first) * stride; }
+  };
+  struct Products;
+  void finish(int u, int first, int last, const Products& out, const Tensor* residual, const Target& y) const;
+  void unit(int u, int first, int last, const Activations& a, const Tensor* residual, const Target& y) const;
+  void product(const Tensor& x, int first, int last, const Tensor* residual, const Target& y) const;
   void embed_row(int id, float* y) const;
   Pool::Ahead following() const;
 

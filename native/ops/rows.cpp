@@ -11,7 +11,10 @@ namespace fanlight {
 int argmax(const Tensor& row) { return checked_argmax(row, "argmax"); }
 
 Stats stats(const Tensor& row) {
-  const RowStats r = checked_stats(row, "stats");
+  return stats_of(checked_stats(row, "stats"));
+}
+
+Stats stats_of(const RowStats& r) {
   const double log_sum = std::log(r.sum_exp);
   return {r.n_kept, r.max, r.max + log_sum, std::max(0.0, log_sum - r.sum_x_exp / r.sum_exp)};
 }
@@ -52,9 +55,15 @@ int rank(const Tensor& row, int token) {
     for (int i = 0; i < place; i++) count += r.x[i] == r.x[place];
     return count;
   }
-  const float* x = values(row, "rank");
-  int count = kernels().row_count_above(x, row.n_columns(), x[token]);
-  for (int i = 0; i < token; i++) count += x[i] == x[token];
+  return rank_of(values(row, "rank"), row.n_columns(), token);
+}
+
+int rank_of(const float* x, int n, int token) {
+  const float limit = x[token];
+  if (std::isfinite(limit))  // x >= limit before the token, x > limit after it
+    return kernels().row_count_above(x, token, next_below(limit)) + kernels().row_count_above(x + token, n - token, limit);
+  int count = kernels().row_count_above(x, n, limit);
+  for (int i = 0; i < token; i++) count += x[i] == limit;
   return count;
 }
 

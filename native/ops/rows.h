@@ -21,6 +21,8 @@ double deviation(const Tensor& row);
 std::pair<std::vector<int>, std::vector<float>> top(const Tensor& row, int n);
 std::vector<float> gather(const Tensor& row, const std::vector<int>& ids);
 int rank(const Tensor& row, int token);
+Stats stats_of(const RowStats& sums);
+int rank_of(const float* x, int n, int token);  // of a whole row without NaN at the token
 
 // logits.cpp: other logits. Bits of tokens, `n_bytes` of them: bit i % 8 of byte i / 8.
 Tensor temperature(const Tensor& row, float t);

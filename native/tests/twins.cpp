@@ -137,7 +137,7 @@ void check_attention(const Kernels& k, const Kernels& g, const char* dtype) {
     const size_t value_bytes = kPageTokens * v_stride * bytes + scales;
     const std::vector<float> q = numbers(static_cast<size_t>(2 * head_dim)), kv = numbers(static_cast<size_t>(2 * n_keys * head_dim));
     const std::vector<float> cos = numbers(static_cast<size_t>(head_dim)), sin = numbers(static_cast<size_t>(head_dim));
-    std::vector<float> codes_of_page;
+    std::vector<float> codes_of_page, weights;
     auto run = [&](const Kernels& t, bool is_rotated) {
       const auto store = kind == '1' ? t.store_kv_f16 : kind == '3' ? t.store_kv_f32 : t.store_kv_i8;
       const auto attend = kind == '1' ? t.attention_f16 : kind == '3' ? t.attention_f32 : t.attention_i8;
@@ -164,10 +164,16 @@ void check_attention(const Kernels& k, const Kernels& g, const char* dtype) {
       }
       attend(job);
       t.join_stretches(job);
+      const int n_padded = 640;
+      weights.assign(static_cast<size_t>(2 * n_padded), -1.f);
+      for (int r = 0; r < 2; r++) job.out[r] = weights.data() + r * n_padded;
+      (kind == '1' ? t.attention_weights_f16 : kind == '3' ? t.attention_weights_f32 : t.attention_weights_i8)(job, n_padded);
       return out;
     };
-    const std::string name = std::string("attention_") + dtype;
-    same(k.name, name.c_str(), run(k, true), run(g, true), kind == '3' ? 5e-6f : 2e-3f);
+    const std::string name = std::string("attention_") + dtype, name_of_weights = std::string("attention_weights_") + dtype;
+    const std::vector<float> got = run(k, true), got_weights = weights;
+    same(k.name, name.c_str(), got, run(g, true), kind == '3' ? 5e-6f : 2e-3f);
+    same(k.name, name_of_weights.c_str(), got_weights, weights, kind == '3' ? 5e-6f : 2e-3f);
     if (kind != 'i') continue;
     same(k.name, name.c_str(), run(k, false), run(g, false), 1e-4f);
     run(k, false);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Sequence
 
 from fanlight.errors import KernelError, OptionError
 from fanlight.kernels import _native
@@ -11,6 +12,7 @@ from fanlight.kernels._native import (
     add,
     argmax,
     attention,
+    attention_weights,
     bias,
     bias_mask,
     blend,
@@ -55,12 +57,13 @@ from fanlight.kernels._native import (
     top_p,
     typical_p,
 )
-from fanlight.kernels.ops import RowStats
+from fanlight.kernels.ops import Readings, RowStats
 
 __all__ = [
     "add",
     "argmax",
     "attention",
+    "attention_weights",
     "bias",
     "bias_mask",
     "blend",
@@ -86,6 +89,7 @@ __all__ = [
     "near_target",
     "pack",
     "rank",
+    "readings",
     "repetition_penalty",
     "rms_norm",
     "rope",
@@ -114,6 +118,11 @@ MAX_THREADS = 256
 def stats(row: _native.Tensor) -> RowStats:
     """See `ops.Ops.stats`."""
     return RowStats(*_native.stats(row))
+
+
+def readings(h: _native.Tensor, w: _native.Linear, tokens: Sequence[int], k: int, softcap: float = 0.0) -> Readings:
+    """See `ops.Ops.readings`."""
+    return Readings(*_native.readings(h, w, tokens, k, softcap))
 
 
 def _from_environment() -> None:

@@ -13,9 +13,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from fanlight.kernels.ops_attention import CACHE_DTYPES, AttentionOps, KVBatch, KVPool, Rope
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+__all__ = [
+    "Buffer",
+    "Packed",
+    "PACKED_AS",
+    "DTYPES",
+    "QUANTIZE",
+    "ACTIVATIONS",
+    "GATES",
+    "CACHE_DTYPES",
+    "Tensor",
+    "Linear",
+    "Rope",
+    "KVPool",
+    "KVBatch",
+    "Part",
+    "RowStats",
+    "Ops",
+]
 
 Buffer = Any
 """Anything with the buffer protocol: bytes, memoryview, array.array, NumPy array."""
@@ -70,10 +91,6 @@ GATES = ("silu", "gelu_tanh")
 """Activations that a gated matrix can have."""
 
 
-CACHE_DTYPES = ("F16", "F32", "I8")
-"""What a KV pool can hold."""
-
-
 class Tensor(Protocol):
     """A float32 matrix that an op made. Immutable once returned."""
 
@@ -113,70 +130,6 @@ class Linear(Protocol):
         """Whether all weights are numbers: where they are not, rounded activations may hide it."""
 
 
-class Rope(Protocol):
-    """Rotary position angles for one head size."""
-
-
-class KVPool(Protocol):
-    """Storage for keys and values, in pages of `page_tokens` positions over all layers."""
-
-    @property
-    def page_tokens(self) -> int:
-        """Positions a page holds."""
-
-    @property
-    def page_bytes(self) -> int:
-        """Bytes a page takes."""
-
-    @property
-    def n_pages(self) -> int:
-        """Pages in use."""
-
-    def allocate(self) -> int:
-        """A new page's id. Its content is undefined."""
-
-    def release(self, page: int) -> None:
-        """Give a page back; its id may be handed out again."""
-
-    def copy(self, source: int, target: int) -> None:
-        """Make one page's content equal to another's (for copy-on-write)."""
-
-    @property
-    def dtype(self) -> str:
-        """One of CACHE_DTYPES."""
-
-    def read(self, page: int, n: int) -> dict[str, NDArray[Any]]:
-        """The first n positions of a page, free of the layout inside.
-
-        "keys" and "values", (n_layer, n_kv_head, n, head_dim) of float16, float32 or int8; with I8 also "key_scales" and
-        "value_scales", (n_layer, n_kv_head, n) of float32: a code times its scale is the number.
-        """
-
-    def write(self, page: int, arrays: dict[str, NDArray[Any]]) -> None:
-        """What `read` gave, bit for bit: as the first n positions of a page, whose others are kept."""
-
-    def batch(self, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]) -> KVBatch:
-        """Rows laid out sequence by sequence: sequence s brings counts[s] rows at positions starts[s], starts[s] + 1, ...
-
-        tables[s] are its pages in order; they must cover starts[s] + counts[s] positions.
-        """
-
-
-class KVBatch(Protocol):
-    """Which sequence and position each of the T rows of one forward pass belongs to."""
-
-    @property
-    def n_rows(self) -> int:
-        """T."""
-
-    @property
-    def positions(self) -> Sequence[int]:
-        """Of each row in its sequence, from 0."""
-
-    def take(self, rows: Sequence[int]) -> KVBatch:
-        """The rows named, in that order."""
-
-
 class Part(NamedTuple):
     """A slice of rows of a packed matrix, as a checkpoint stores it."""
 
@@ -201,8 +154,25 @@ class RowStats(NamedTuple):
     """Of the softmax, in nats."""
 
 
-class Ops(Protocol):
-    """Every op. Errors: `KernelError` where a shape, type or index does not fit."""
+class Readings(NamedTuple):
+    """Logits rows, summed up: what `top`, `stats`, `gather` and `rank` say of each of T rows."""
+
+    ids: NDArray[np.int32]
+    """(T, k): the largest, descending; ties: lowest id first."""
+    logits: NDArray[np.float32]
+    """(T, k): theirs."""
+    logsumexp: NDArray[np.float64]
+    """(T,)"""
+    entropy: NDArray[np.float64]
+    """(T,), in nats."""
+    token_logits: NDArray[np.float32]
+    """(T,): of the token that was asked for in this row."""
+    token_ranks: NDArray[np.int32]
+    """(T,)"""
+
+
+class Ops(AttentionOps, Protocol):
+    """Every op; those of attention are in `ops_attention`. Errors: `KernelError` where a shape, type or index does not fit."""
 
     name: str
     """"reference", or "native (avx512)" and the like."""
@@ -270,41 +240,6 @@ class Ops(Protocol):
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         """(x - mean) / sqrt(var + eps) * weight + bias, row by row. Source: Ba et al. 2016."""
 
-    # -- attention --------------------------------------------------------------------------------------------------
-
-    def rope(self, inv_freq: Tensor, scale: float = 1.0) -> Rope:
-        """Angles position * inv_freq (rounded to float32), split-half layout. Source: Su et al. 2021 (RoFormer).
-
-        inv_freq is (n_positions, n_rotated / 2): row p for position p, its last row for all from there on; mostly it is one
-        row. The first n_rotated dimensions of a head are turned, the rest kept. Cosines and sines are multiplied by scale.
-        """
-
-    def kv_pool(self, n_layer: int, n_kv_head: int, head_dim: int, dtype: str) -> KVPool:
-        """An empty pool; dtype one of CACHE_DTYPES.
-
-        I8: each key and each value of a head is rounded to int8 by its largest number (see `reference_attention`). Attention then
-        rounds queries and weights to 16 bits.
-        """
-
-    def store_kv(self, qkv: Tensor, batch: KVBatch, layer: int, rope: Rope | None) -> Tensor:
-        """Write k and v into the cache, k rotated; return q rotated. (T, (H + 2 * H_kv) * D) -> (T, H * D)."""
-
-    def attention(
-        self,
-        q: Tensor,
-        batch: KVBatch,
-        layer: int,
-        scale: float,
-        window: int = 0,
-        softcap: float = 0.0,
-        causal: bool = True,
-    ) -> Tensor:
-        """Attention of each row over its sequence's positions 0..own: softmax(scale * q k) v. (T, H * D) -> same.
-
-        window > 0: only the last `window` positions, the own one included. softcap > 0: scores become
-        softcap * tanh(score / softcap). causal false: over all positions that the sequence has with this batch.
-        """
-
     # -- one logits row (1, V): what decoding is made of ------------------------------------------------------------
     # A removed token has the logit -inf and stays removed. No op writes to its input. The order of tokens is that of `top`.
     # Bits of tokens: bit i % 32 of the little-endian uint32 word i // 32 belongs to token i; the buffer may be longer.
@@ -332,6 +267,13 @@ class Ops(Protocol):
 
     def rank(self, row: Tensor, token: int) -> int:
         """How many tokens come before this one in the order of `top`: 0 for the arg max."""
+
+    def readings(self, h: Tensor, w: Linear, tokens: Sequence[int], k: int, softcap: float = 0.0) -> Readings:
+        """Of the rows of `linear(h, w)` (softcap > 0: of `softcap` of it), without keeping them. tokens: one for each row.
+
+        Every number is, bit for bit, that of the op on this row alone. At most n_out columns of ids; where fewer tokens than k are
+        left in a row, ids of -1 with logits of -inf follow them. NumericError as for `stats`.
+        """
 
     # -- a row with other logits ------------------------------------------------------------------------------------
 

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fanlight.errors import KernelError
-from fanlight.kernels.ops import ACTIVATIONS, GATES, Buffer, Part
-from fanlight.kernels.reference_attention import attention, kv_pool, rope, store_kv
+from fanlight.kernels.ops import ACTIVATIONS, GATES, Buffer, Part, Readings
+from fanlight.kernels.reference_attention import attention, attention_weights, kv_pool, rope, store_kv
+from fanlight.kernels.reference_checks import REMOVED, at_least, largest_of
 from fanlight.kernels.reference_parts import packed_parts
 from fanlight.kernels.reference_rows import (
     argmax,
@@ -57,6 +58,7 @@ __all__ = [
     "add",
     "argmax",
     "attention",
+    "attention_weights",
     "bias",
     "bias_mask",
     "blend",
@@ -82,6 +84,7 @@ __all__ = [
     "near_target",
     "pack",
     "rank",
+    "readings",
     "repetition_penalty",
     "rms_norm",
     "rope",
@@ -191,7 +194,7 @@ def finish_packing() -> None:
 
 def round_activations(x: NDArray[np.float32]) -> NDArray[np.float64]:
     """What int8 leaves of activations (T, n_in): groups of 32, scale max|x| / 127, ties to even."""
-    groups = x.reshape(len(x), -1, BLOCK)
+    groups = x.reshape(len(x), x.shape[1] // BLOCK, BLOCK)
     largest = np.abs(groups).max(axis=-1, keepdims=True)
     with np.errstate(divide="ignore"):
         inverse = np.where(largest > 0, np.float32(127) / largest, np.float32(0))
@@ -303,6 +306,10 @@ def softcap(x: Tensor, cap: float) -> Tensor:
     return Tensor((cap * np.tanh(x.array.astype(np.float64) / cap)).astype(np.float32))
 
 
+_softcap = softcap
+"""For `readings`, whose argument has this name."""
+
+
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """See `ops.Ops.layer_norm`."""
     _check_vector("layer_norm: the weight", weight, x.shape[1])
@@ -311,6 +318,37 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     centred = wide - wide.mean(axis=1, keepdims=True)
     scale = 1 / np.sqrt(np.mean(centred**2, axis=1, keepdims=True) + eps)
     return Tensor((centred * scale * weight.array + bias.array).astype(np.float32))
+
+
+def readings(h: Tensor, w: Linear, tokens: Sequence[int], k: int, softcap: float = 0.0) -> Readings:
+    """See `ops.Ops.readings`: the ops on one row, row by row."""
+    n_rows, n_vocab = h.shape[0], w.n_out
+    if len(tokens) != n_rows:
+        raise KernelError(f"readings: {len(tokens)} tokens for {n_rows} rows; give one for each")
+    check_indices("readings: token", tokens, n_vocab)
+    at_least("readings", "k", k, 0)
+    if not softcap >= 0:
+        raise KernelError(f"readings: the softcap is {softcap}, expected a positive number, or 0 for none")
+    logits = linear(h, w)  # (T, V)
+    if softcap > 0:
+        logits = _softcap(logits, softcap)
+    k = min(k, n_vocab)
+    result = Readings(
+        ids=np.full((n_rows, k), -1, np.int32),
+        logits=np.full((n_rows, k), REMOVED, np.float32),
+        logsumexp=np.zeros(n_rows),
+        entropy=np.zeros(n_rows),
+        token_logits=np.zeros(n_rows, np.float32),
+        token_ranks=np.zeros(n_rows, np.int32),
+    )
+    for index, token in enumerate(tokens):
+        one = row(logits, index)
+        largest_of(f"readings: row {index}", one.array[0])
+        sums, (ids, values) = stats(one), top(one, k)
+        result.ids[index, : len(ids)], result.logits[index, : len(ids)] = ids, values
+        result.logsumexp[index], result.entropy[index] = sums.logsumexp, sums.entropy
+        result.token_logits[index], result.token_ranks[index] = gather(one, [token])[0], rank(one, token)
+    return result
 
 
 # -- threads ------------------------------------------------------------------------------------------------------------

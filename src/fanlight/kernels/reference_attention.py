@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -243,20 +243,31 @@ def store_kv(qkv: Tensor, batch: KVBatch, layer: int, rope: Rope | None) -> Tens
     return Tensor(np.ascontiguousarray(q.reshape(batch.n_rows, q_columns)))
 
 
-def attention(
-    q: Tensor, batch: KVBatch, layer: int, scale: float, window: int = 0, softcap: float = 0.0, causal: bool = True
-) -> Tensor:
-    """See `ops.Ops.attention`."""
-    _check_rows("attention", q, batch, layer)
+class Seen(NamedTuple):
+    """What one row sees of its sequence, and how much of each."""
+
+    weights: NDArray[np.float64]
+    """(H_kv, H / H_kv, n): a softmax over the positions."""
+    values: NDArray[np.float64]
+    """(H_kv, n, D)."""
+    positions: slice
+
+
+def _seen(
+    op: str, q: Tensor, batch: KVBatch, layer: int, scale: float, window: int, softcap: float, causal: bool
+) -> Iterator[Seen]:
+    """Of each row; the arguments are checked before the first."""
+    _check_rows(op, q, batch, layer)
     n_kv, head_dim = batch.pool.n_kv_head, batch.pool.head_dim
     if q.shape[1] < 1 or q.shape[1] % (n_kv * head_dim):
-        raise KernelError(f"attention: q has {q.shape[1]} columns, expected a multiple of {n_kv * head_dim}")
+        raise KernelError(f"{op}: q has {q.shape[1]} columns, expected a multiple of {n_kv * head_dim}")
     if window < 0:
-        raise KernelError(f"attention: window is {window}, expected 0 (none) or more")
+        raise KernelError(f"{op}: window is {window}, expected 0 (none) or more")
     share = q.shape[1] // (n_kv * head_dim)
     queries = q.array.astype(np.float64).reshape(batch.n_rows, n_kv, share, head_dim)  # (T, H_kv, H / H_kv, D)
-    out = np.zeros_like(queries)
-    for t, (sequence, position) in enumerate(zip(batch.sequence, batch.position, strict=True)):
+
+    def row(t: int) -> Seen:
+        sequence, position = batch.sequence[t], batch.position[t]
         first = max(0, position + 1 - window) if window else 0
         end = position + 1 if causal else batch.lengths[sequence]
         pages = batch.tables[sequence][: (end - 1) // PAGE_TOKENS + 1]
@@ -267,5 +278,38 @@ def attention(
         if softcap:
             scores = softcap * np.tanh(scores / softcap)
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        out[t] = weights / weights.sum(axis=-1, keepdims=True) @ values
-    return Tensor(out.reshape(q.shape).astype(np.float32))
+        return Seen(weights / weights.sum(axis=-1, keepdims=True), values, slice(first, end))
+
+    return map(row, range(batch.n_rows))
+
+
+def attention(
+    q: Tensor, batch: KVBatch, layer: int, scale: float, window: int = 0, softcap: float = 0.0, causal: bool = True
+) -> Tensor:
+    """See `ops.Ops.attention`."""
+    out = np.zeros(q.shape, np.float32)
+    for t, seen in enumerate(_seen("attention", q, batch, layer, scale, window, softcap, causal)):
+        out[t] = (seen.weights @ seen.values).reshape(-1)
+    return Tensor(out)
+
+
+def attention_weights(
+    q: Tensor,
+    batch: KVBatch,
+    layer: int,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+    causal: bool = True,
+    heads: Sequence[int] | None = None,
+) -> Tensor:
+    """See `ops.Ops.attention_weights`."""
+    rows = list(_seen("attention_weights", q, batch, layer, scale, window, softcap, causal))
+    n_head = q.shape[1] // batch.pool.head_dim
+    wanted = range(n_head) if heads is None else heads
+    check_indices("attention_weights: head", wanted, n_head)
+    n = max((int(seen.positions.stop) for seen in rows), default=0)
+    out = np.zeros((batch.n_rows, len(wanted), n), np.float32)
+    for t, seen in enumerate(rows):
+        out[t, :, seen.positions] = seen.weights.reshape(n_head, -1)[np.asarray(wanted, np.int64)]
+    return Tensor(out.reshape(batch.n_rows * len(wanted), n))
