@@ -24,6 +24,7 @@ from fanlight.models.registry import build_encoder
 from fanlight.models.weights import LoadReport
 from fanlight.sources import find_model, in_package
 from fanlight.text.tokenizer import AnyTokenizer
+from fanlight.trace.looks import Attention
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +70,14 @@ class SpanLogits:
     start: NDArray[np.float32]
     end: NDArray[np.float32]
     """(n_tokens,) each, question and special tokens included."""
+
+
+class EncoderAttention(NamedTuple):
+    """What an encoder's tokens look at."""
+
+    attention: Attention
+    labels: tuple[str, ...]
+    """Of its positions, the special tokens' too."""
 
 
 class Encoder:
@@ -156,6 +165,18 @@ class Encoder:
         else:
             states = self._network.forward(*found, batch).numpy()
         return HiddenStates(**self._account(found), states=states)
+
+    def attention(self, text: str, pair: str | None = None) -> EncoderAttention:
+        """What each token looks at, in both directions. Errors: ContextOverflow, TokenizerError."""
+        import numpy as np
+
+        found, config = self.encode(text, pair), self._network.config
+        n = len(found.ids)
+        each = self._network.weights(*found, self._batch([found]))
+        weights = np.stack([layer.numpy().reshape(n, config.n_head, n).transpose(1, 0, 2) for layer in each])
+        heads, layers = tuple(range(config.n_head)), tuple(range(config.n_layer))
+        seen = Attention(layers=layers, heads=heads, queries=tuple(range(n)), weights=weights.astype(np.float16))
+        return EncoderAttention(seen, tuple(map(self.tokenizer.token_label, found.ids)))
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """A vector of length 1 for each text, (len(texts), n_embd): their products are cosines.

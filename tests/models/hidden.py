@@ -21,20 +21,27 @@ def blocks_of(model: Any) -> Any:
 
 def states_of(model: Any, ids: Sequence[int]) -> tuple[list[NDArray[Any]], NDArray[Any]]:
     """The residual stream before the first and after every block, and what the head, or a projection before it, reads."""
+    given: list[Any] = []
     last: list[Any] = []
     final: list[Any] = []
     reader = getattr(model.base_model, "decoder", None)  # of OPT
     reader = getattr(reader, "project_out", None) or model.get_output_embeddings()
+
+    def keep(_: Any, args: Any, named: Any) -> None:
+        given.append(args[0] if args else named["hidden_states"])
+
+    blocks = blocks_of(model)
     hooks = [
-        blocks_of(model)[-1].register_forward_hook(lambda _, __, result: last.append(result)),
+        *(block.register_forward_pre_hook(keep, with_kwargs=True) for block in blocks),
+        blocks[-1].register_forward_hook(lambda _, __, result: last.append(result)),
         reader.register_forward_pre_hook(lambda _, given: final.append(given[0])),
     ]
     with torch.no_grad():
-        handed_out = model(torch.tensor([list(ids)]), output_hidden_states=True).hidden_states
+        model(torch.tensor([list(ids)]))
     for hook in hooks:
         hook.remove()
-    state = last[0][0] if isinstance(last[0], tuple) else last[0]
-    return [x[0].numpy() for x in (*handed_out[:-1], state)], final[0][0].numpy()
+    state = last[0][0] if isinstance(last[0], tuple | list) else last[0]
+    return [x.reshape(len(ids), -1).numpy() for x in (*given, state)], final[0][0].numpy()
 
 
 def cut_after(model: Any, n_layer: int) -> Any:

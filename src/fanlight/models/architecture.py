@@ -6,15 +6,12 @@ reading a checkpoint, describing it and writing it in the other format all follo
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fanlight.errors import CheckpointError, OptionError
-from fanlight.kernels.ops import CACHE_DTYPES, KVBatch, KVPool, Linear, Ops, Rope, Tensor
-from fanlight.models.base import FINAL, Decoder, DecoderConfig, Watch
+from fanlight.models.base import Decoder, DecoderConfig
 from fanlight.models.encoder import BidirectionalEncoder, EncoderConfig
 from fanlight.models.fields import HF_ACTIVATIONS, Fields
 from fanlight.models.rope import RopeConfig, rope_from_gguf, rope_from_hf
@@ -274,81 +271,6 @@ def _checked(c: DecoderConfig, path: str) -> DecoderConfig:
     return c
 
 
-class DecoderBase(ABC):
-    """What all decoders share: the way from ids through the blocks to logits, and the shape of their KV pool.
-
-    An architecture says what the way is made of: `embedded`, `through` one block, `normed`, and `logits` where they are more
-    than the head's product.
-    """
-
-    head: Linear
-
-    def __init__(self, config: DecoderConfig, weights: Weights) -> None:
-        self.config = config
-        self.ops: Ops = weights.ops
-        self.cache_dtype = weights.cache_dtype
-        self._weights = weights.packed
-
-    def new_pool(self, dtype: str | None = None) -> KVPool:
-        """See `models.base.Decoder`. None: half precision for quantised checkpoints, F32 for float ones."""
-        if dtype is not None and dtype not in CACHE_DTYPES:
-            raise OptionError(
-                f"the KV cache's type is {dtype!r}; it can be {', '.join(CACHE_DTYPES)}, or None for what suits the weights"
-            )
-        c = self.config
-        return self.ops.kv_pool(c.n_layer, c.n_kv_head, c.head_dim, dtype or self.cache_dtype)
-
-    def forward(
-        self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int], watch: Watch | None = None
-    ) -> Tensor:
-        """See `models.base.Decoder`."""
-        n_layer, rows = self.config.n_layer, logit_rows  # rows: what the last block has to make
-        take = self.ops.take_rows
-        if watch is not None:
-            n_layer, kept = watch.depth(n_layer), watch.kept_rows(logit_rows)
-            watch.states = {}
-            if watch.final or n_layer in watch.layers:
-                rows = list(dict.fromkeys((*logit_rows, *kept)))
-        x = self.embedded(ids, batch)  # (T, E)
-        for layer in range(n_layer):
-            if watch is not None and layer in watch.layers:
-                watch.states[layer] = take(x, kept)
-            x = self.through(layer, x, batch, rows if layer == n_layer - 1 else None)
-        h = self.normed(x)  # (len(rows), E)
-        if watch is not None and rows is not logit_rows:
-            place = {row: i for i, row in enumerate(rows)}
-            if n_layer in watch.layers:
-                watch.states[n_layer] = take(x, [place[row] for row in kept])
-            if watch.final:
-                watch.states[FINAL] = take(h, [place[row] for row in kept])
-            h = take(h, [place[row] for row in logit_rows])
-        return self.logits(h)  # (len(logit_rows), V)
-
-    def read_out(self, x: Tensor, *, norm: bool = True) -> Tensor:
-        """See `models.base.Decoder`."""
-        return self.logits(self.normed(x) if norm else x)
-
-    @abstractmethod
-    def embedded(self, ids: Sequence[int], batch: KVBatch) -> Tensor:
-        """What the first block reads: (T, E)."""
-
-    @abstractmethod
-    def through(self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None = None) -> Tensor:
-        """One block: (T, E) -> (T, E). Keys and values of all rows are stored; rows: only these are read from there on."""
-
-    @abstractmethod
-    def normed(self, x: Tensor) -> Tensor:
-        """The final norm: (T, E) -> (T, E)."""
-
-    def logits(self, h: Tensor) -> Tensor:
-        """What the head makes of normed states: (T, E) -> (T, V)."""
-        return self.ops.linear(h, self.head)
-
-    def linears(self) -> Sequence[Linear]:
-        """Every matrix that a decode step reads."""
-        return tuple(self._weights)
-
-
 def hf_rope(source: Source, values: Values, layer_type: str | None = None, theta: float = 10000.0) -> RopeConfig:
     """Rotation as config.json describes it."""
     sizes = {"head_dim": values["head_dim"], "n_ctx": values["n_ctx"]}
@@ -385,9 +307,3 @@ def hf_layer_types(config: DecoderConfig) -> Values:
         "sliding_window": max(config.windows),
         "layer_types": [SLIDING if window else FULL for window in config.windows],
     }
-
-
-def make_rope(ops: Ops, config: RopeConfig, n_ctx: int) -> Rope:
-    """The angles of a window of this length."""
-    rows, scale = config.inv_freq(n_ctx)
-    return ops.rope(ops.tensor(array("f", [x for row in rows for x in row]), len(rows[0])), scale)

@@ -5,12 +5,12 @@ A pass is looked into, or left early, by a `Watch`; without one it costs nothing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from fanlight.errors import OptionError
-from fanlight.kernels.ops import KVBatch, KVPool, Ops, Tensor
+from fanlight.kernels.ops import KVBatch, KVPool, Ops, Readings, Tensor
 from fanlight.models.rope import RopeConfig
 
 FINAL = "final"
@@ -81,12 +81,30 @@ class Watch:
     """Of these rows of the pass; None: those whose logits are wanted."""
     final: bool = False
     """Keep the states after the final norm, of which the head makes logits."""
+    middles: bool = False
+    """Keep the residual stream inside every block too, where attention has added its part and the feed-forward network has not."""
+    attention: Mapping[int, Sequence[int] | None] = field(default_factory=dict)
+    """Keep the attention weights of these layers, 0 the first block's: of these heads, None for all."""
+    times: bool = False
+    """Measure the parts of the pass."""
     n_layer: int | None = None
     """Leave after so many blocks: logits are then those that the final norm and the head make of that layer, and the cache gets
     keys and values of these layers alone. The caller cuts such positions off and computes them again. None: all blocks.
     """
     states: dict[int | str, Tensor] = field(default_factory=dict)
     """What was kept, (len(rows), n_embd) each: by the number of blocks before it, and FINAL."""
+    inner: dict[int, Tensor] = field(default_factory=dict)
+    """With `middles`: (len(rows), n_embd) inside block 0, 1, ..."""
+    weights: dict[int, Tensor] = field(default_factory=dict)
+    """With `attention`: layer -> (len(rows) * n_heads, n_positions), a row's heads in turn; see `Ops.attention_weights`."""
+    kept: Sequence[int] = ()
+    """`kept_rows` of the pass, which puts it here."""
+    seconds: dict[tuple[str, int], float] = field(default_factory=dict)
+    """With `times`: ("embedding", 0), ("attention", block), ("feed_forward", block), ("head", 0)."""
+
+    def clear(self) -> None:
+        """Forget what a pass before has kept."""
+        self.states, self.inner, self.weights, self.seconds = {}, {}, {}, {}
 
     def depth(self, n_layer: int) -> int:
         """How many blocks the pass has in a decoder of n_layer. Errors: OptionError for a layer that it does not have."""
@@ -100,6 +118,12 @@ class Watch:
                 raise OptionError(
                     f"there are no states of layer {layer} in a pass of {depth} layers; "
                     f"give numbers from 0 (the embedding) to {depth}"
+                )
+        for layer in self.attention:
+            if not 0 <= layer < depth:
+                raise OptionError(
+                    f"there are no attention weights of layer {layer} in a pass of {depth} layers; "
+                    f"give numbers from 0 to {depth - 1}"
                 )
         return depth
 
@@ -133,3 +157,14 @@ class Decoder(Protocol):
 
     def read_out(self, x: Tensor, *, norm: bool = True) -> Tensor:
         """The logits that states of any layer stand for: (T, n_embd) -> (T, n_vocab). norm false: of FINAL states."""
+
+    def readings(self, x: Tensor, tokens: Sequence[int], k: int) -> Readings:
+        """What `read_out` of states (T, n_embd) says, summed up row by row; tokens: whose logit and rank, one for each row."""
+
+    def final(self, x: Tensor) -> Tensor:
+        """What the head reads of states: the final norm, and what else stands before the head. (T, n_embd) -> (T, n)."""
+
+    def head_rows(self, tokens: Sequence[int]) -> Tensor:
+        """The head's rows of these tokens, as numbers: (len(tokens), n). Their product with `final` is the logit, up to rounding,
+        a factor and a cap.
+        """

@@ -140,7 +140,16 @@ class Bert:
         """The embeddings' states and those after each block."""
         return list(self._states(ids, segments, batch))
 
-    def _states(self, ids: Sequence[int], segments: Sequence[int], batch: KVBatch) -> Iterator[Tensor]:
+    def weights(self, ids: Sequence[int], segments: Sequence[int], batch: KVBatch) -> list[Tensor]:
+        """Of each block, what attention weighs with."""
+        found: list[Tensor] = []
+        for _ in self._states(ids, segments, batch, found):
+            pass
+        return found
+
+    def _states(
+        self, ids: Sequence[int], segments: Sequence[int], batch: KVBatch, weights: list[Tensor] | None = None
+    ) -> Iterator[Tensor]:
         ops, eps = self.ops, self.config.norm_eps
         x = ops.add(ops.embed(self.embed, ids), ops.embed(self.segments, segments))  # (T, E)
         x = ops.add(x, ops.embed(self.positions, batch.positions))
@@ -148,6 +157,8 @@ class Bert:
         yield x
         for b in self.blocks:
             q = ops.store_kv(ops.linear(x, b.w_qkv), batch, 0, None)  # layer 0: no later pass needs these keys
+            if weights is not None:
+                weights.append(ops.attention_weights(q, batch, 0, self.scale, causal=False))
             x = ops.linear(ops.attention(q, batch, 0, self.scale, causal=False), b.w_o, x)  # norm(x + attend(x))
             x = ops.layer_norm(x, b.attn_norm, b.attn_norm_bias, eps)
             x = ops.linear(ops.linear(x, b.w_up), b.w_down, x)  # norm(x + mlp(x))

@@ -38,5 +38,8 @@ class BidirectionalEncoder(Protocol):
     def every_state(self, ids: Sequence[int], segments: Sequence[int], batch: KVBatch) -> list[Tensor]:
         """As `forward`: the embeddings' states and those after each block, n_layer + 1 of (T, n_embd)."""
 
+    def weights(self, ids: Sequence[int], segments: Sequence[int], batch: KVBatch) -> list[Tensor]:
+        """Of each block, what attention weighs with: (T * n_head, positions), see `Ops.attention_weights`."""
+
     def span_logits(self, states: Tensor) -> Tensor:
         """How much each token looks like an answer's first and last: (T, n_embd) -> (T, 2). Needs `config.has_span_head`."""

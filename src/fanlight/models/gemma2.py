@@ -27,7 +27,7 @@ from fanlight.models.architecture import (
     hf_windows,
     refuse_for_gguf,
 )
-from fanlight.models.base import DecoderConfig
+from fanlight.models.base import DecoderConfig, Watch
 from fanlight.models.rope import rope_to_gguf, rope_to_hf
 from fanlight.models.weights import Weights
 
@@ -189,23 +189,23 @@ class Gemma2(llama.Llama):
         """See `DecoderBase`, here and below."""
         return self.ops.scale(super().embedded(ids, batch), self.config.embed_scale)  # (T, E)
 
-    def through(self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None = None) -> Tensor:
-        """Attention, then the feed-forward network, each between two norms."""
-        ops, b, c, eps = self.ops, self.blocks[layer], self.config, self.config.norm_eps
+    def attended(
+        self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None, watch: Watch | None
+    ) -> tuple[Tensor, Tensor]:
+        """x + norm(attend(norm(x)))"""
+        ops, b, eps = self.ops, self.blocks[layer], self.config.norm_eps
         assert isinstance(b, Block)
         h = ops.rms_norm(x, b.attn_norm, eps)
-        q = ops.store_kv(self.qkv(h, b), batch, layer, self.ropes[layer])  # (T, E) -> (T, H * D)
-        if rows is not None:  # from here on only these are read
-            x, q, batch = ops.take_rows(x, rows), ops.take_rows(q, rows), batch.take(rows)
-        h = ops.linear(ops.attention(q, batch, layer, self.scale, b.window, c.attn_softcap), b.w_o)
-        x = ops.add(x, ops.rms_norm(h, b.attn_post_norm, eps))  # x + norm(attend(norm(x)))
-        h = ops.linear(ops.linear(ops.rms_norm(x, b.mlp_norm, eps), b.w_gate_up), b.w_down)
-        return ops.add(x, ops.rms_norm(h, b.mlp_post_norm, eps))  # x + norm(mlp(norm(x)))
+        x, a = self.attend(layer, x, self.qkv(h, b), batch, self.ropes[layer], rows, watch)  # (T, H * D)
+        x = ops.add(x, ops.rms_norm(ops.linear(a, b.w_o), b.attn_post_norm, eps))  # (T, E)
+        return x, x
 
-    def logits(self, h: Tensor) -> Tensor:
-        """What the head makes of normed states, capped."""
-        cap = self.config.logit_softcap
-        return self.ops.softcap(super().logits(h), cap) if cap else super().logits(h)
+    def fed(self, layer: int, x: Tensor, given: Tensor) -> Tensor:
+        """x + norm(mlp(norm(x)))"""
+        ops, b, eps = self.ops, self.blocks[layer], self.config.norm_eps
+        assert isinstance(b, Block)
+        h = ops.linear(ops.linear(ops.rms_norm(given, b.mlp_norm, eps), b.w_gate_up), b.w_down)
+        return ops.add(x, ops.rms_norm(h, b.mlp_post_norm, eps))
 
 
 ARCHITECTURE = Architecture(

@@ -21,10 +21,10 @@ from fanlight.models.architecture import (
     Values,
     gguf_rope,
     hf_rope,
-    make_rope,
     refuse_for_gguf,
 )
 from fanlight.models.base import DecoderConfig
+from fanlight.models.decoder import make_rope
 from fanlight.models.qwen3 import GGUF_NAMES as QK_GGUF_NAMES
 from fanlight.models.qwen3 import HF_NAMES as QK_HF_NAMES
 from fanlight.models.rope import RopeConfig, rope_to_hf

@@ -13,14 +13,14 @@ from fanlight.models.architecture import (
     GGUF,
     SAFETENSORS,
     Architecture,
-    DecoderBase,
     Key,
     Layout,
     Source,
     Values,
     refuse_for_gguf,
 )
-from fanlight.models.base import DecoderConfig
+from fanlight.models.base import DecoderConfig, Watch
+from fanlight.models.decoder import DecoderBase
 from fanlight.models.weights import Slot, Weights
 
 KEYS = (
@@ -121,22 +121,26 @@ class GPT2(DecoderBase):
         self.blocks = [Block(weights, i, c) for i in range(c.n_layer)]
         self.norm, self.norm_bias = weights.vector("norm", c.n_embd), weights.vector("norm_bias", c.n_embd)
         self.head = self.embed if c.tied_head else weights.matrix([Slot("head", c.n_vocab)], c.n_embd)
-        self.scale = c.head_dim**-0.5
 
     def embedded(self, ids: Sequence[int], batch: KVBatch) -> Tensor:
         """See `DecoderBase`, here and below."""
         return self.ops.add(self.ops.embed(self.embed, ids), self.ops.embed(self.positions, batch.positions))  # (T, E)
 
-    def through(self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None = None) -> Tensor:
-        """Attention, then the feed-forward network."""
-        ops, b, eps = self.ops, self.blocks[layer], self.config.norm_eps
-        h = ops.layer_norm(x, b.attn_norm, b.attn_norm_bias, eps)
-        q = ops.store_kv(ops.linear(h, b.w_qkv), batch, layer, None)  # (T, E) -> (T, H * D)
-        if rows is not None:  # from here on only these are read
-            x, q, batch = ops.take_rows(x, rows), ops.take_rows(q, rows), batch.take(rows)
-        x = ops.linear(ops.attention(q, batch, layer, self.scale), b.w_o, x)  # x + attend(norm(x))
-        h = ops.layer_norm(x, b.mlp_norm, b.mlp_norm_bias, eps)
-        return ops.linear(ops.linear(h, b.w_up), b.w_down, x)  # x + mlp(norm(x))
+    def attended(
+        self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None, watch: Watch | None
+    ) -> tuple[Tensor, Tensor]:
+        """x + attend(norm(x))"""
+        ops, b = self.ops, self.blocks[layer]
+        h = ops.layer_norm(x, b.attn_norm, b.attn_norm_bias, self.config.norm_eps)
+        x, a = self.attend(layer, x, ops.linear(h, b.w_qkv), batch, None, rows, watch)  # (T, H * D)
+        x = ops.linear(a, b.w_o, x)  # (T, E)
+        return x, x
+
+    def fed(self, layer: int, x: Tensor, given: Tensor) -> Tensor:
+        """x + mlp(norm(x))"""
+        ops, b = self.ops, self.blocks[layer]
+        h = ops.layer_norm(given, b.mlp_norm, b.mlp_norm_bias, self.config.norm_eps)
+        return ops.linear(ops.linear(h, b.w_up), b.w_down, x)
 
     def normed(self, x: Tensor) -> Tensor:
         """The final norm."""

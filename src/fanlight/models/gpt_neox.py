@@ -15,16 +15,15 @@ from fanlight.models.architecture import (
     ROPE_ARRAYS,
     SAFETENSORS,
     Architecture,
-    DecoderBase,
     Key,
     Layout,
     Source,
     Values,
     gguf_rope,
-    make_rope,
     refuse_for_gguf,
 )
-from fanlight.models.base import DecoderConfig
+from fanlight.models.base import DecoderConfig, Watch
+from fanlight.models.decoder import DecoderBase, make_rope
 from fanlight.models.rope import rope_from_hf, rope_to_gguf, rope_to_hf
 from fanlight.models.weights import Slot, Weights
 
@@ -147,22 +146,26 @@ class GPTNeoX(DecoderBase):
         self.head = self.embed if c.tied_head else weights.matrix([Slot("head", c.n_vocab)], c.n_embd)
         assert c.rope is not None
         self.rope = make_rope(self.ops, c.rope, c.n_ctx)
-        self.scale = c.head_dim**-0.5
 
     def embedded(self, ids: Sequence[int], batch: KVBatch) -> Tensor:
         """See `DecoderBase`, here and below."""
         return self.ops.embed(self.embed, ids)  # (T, E)
 
-    def through(self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None = None) -> Tensor:
-        """Attention, and beside or after it the feed-forward network."""
+    def attended(
+        self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None, watch: Watch | None
+    ) -> tuple[Tensor, Tensor]:
+        """x + attend(norm(x)); the feed-forward network reads x itself where the two stand side by side."""
         ops, b, c = self.ops, self.blocks[layer], self.config
         h = ops.layer_norm(x, b.attn_norm, b.attn_norm_bias, c.norm_eps)
-        q = ops.store_kv(ops.linear(h, b.w_qkv), batch, layer, self.rope)  # (T, E) -> (T, H * D)
-        if rows is not None:  # from here on only these are read
-            x, q, batch = ops.take_rows(x, rows), ops.take_rows(q, rows), batch.take(rows)
-        attended = ops.linear(ops.attention(q, batch, layer, self.scale), b.w_o, x)  # x + attend(norm(x))
-        h = ops.layer_norm(x if c.parallel_residual else attended, b.mlp_norm, b.mlp_norm_bias, c.norm_eps)
-        return ops.linear(ops.linear(h, b.w_up), b.w_down, attended)  # attended + mlp(norm(x or attended))
+        x, a = self.attend(layer, x, ops.linear(h, b.w_qkv), batch, self.rope, rows, watch)  # (T, H * D)
+        attended = ops.linear(a, b.w_o, x)  # (T, E)
+        return attended, x if c.parallel_residual else attended
+
+    def fed(self, layer: int, x: Tensor, given: Tensor) -> Tensor:
+        """x + mlp(norm(given))"""
+        ops, b = self.ops, self.blocks[layer]
+        h = ops.layer_norm(given, b.mlp_norm, b.mlp_norm_bias, self.config.norm_eps)
+        return ops.linear(ops.linear(h, b.w_up), b.w_down, x)
 
     def normed(self, x: Tensor) -> Tensor:
         """The final norm."""

@@ -19,17 +19,17 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 from fanlight.errors import CheckpointError, KernelError, MissingExtra, OptionError
-from fanlight.kernels.ops import KVBatch, KVPool, Ops, Tensor
-from fanlight.models.base import FINAL, Watch
+from fanlight.kernels.ops import KVBatch, KVPool, Ops, Readings, Tensor
+from fanlight.models.base import Watch
 from fanlight.models.hf_files import DTYPES, account, check_kind, config_of, one_line, read_folder
+from fanlight.models.hf_look import Look, Looker
 from fanlight.models.hf_pool import History, IdBatch, IdPool, Memo
-from fanlight.models.hf_states import Anatomy
 from fanlight.models.weights import LoadReport
 
 PIECE = 512
@@ -53,18 +53,6 @@ def load_hf(
     return decoder, decoder.report
 
 
-@dataclass(slots=True, kw_only=True)
-class Look:
-    """The states that are wanted of one sequence, and those found."""
-
-    names: Sequence[int | str]
-    """Of `Watch.states`."""
-    positions: Sequence[int]
-    """Ascending."""
-    states: dict[tuple[int | str, int], Any] = field(default_factory=dict)
-    """By name and position: (n_embd,)."""
-
-
 class HFDecoder:
     """A decoder that transformers runs. Immutable."""
 
@@ -78,7 +66,7 @@ class HFDecoder:
         self._torch, self._transformers = _libraries()
         self.ops = ops
         kind = _checked_dtype(self._torch, dtype)
-        with _quiet(self._transformers):
+        with quiet(self._transformers):
             if isinstance(model_or_path, str | os.PathLike):
                 where, place = os.fspath(model_or_path), _checked_device(self._torch, device or "cpu")
                 stored_or_wide = kind or (self._torch.float32 if place.type == "cpu" else "auto")
@@ -95,9 +83,9 @@ class HFDecoder:
             self._accepts = inspect.signature(self.model.forward).parameters
             self._cache_name = next((name for name in CACHE_NAMES if name in self._accepts), None)
             self._lock = threading.Lock()  # some models keep rotary angles that grow with the sequence
-            self._anatomy_found: Anatomy | None = None
             n_vocab = self._probe(where)
         self.config = config_of(self.model, n_vocab)
+        self._looker = Looker(self._torch, self.model, self.config, ops, partial(quiet, self._transformers))
         account(self.report, self.model, self.config.model_type)
 
     def new_pool(self, dtype: str | None = None) -> KVPool:
@@ -115,9 +103,11 @@ class HFDecoder:
     def forward(
         self, ids: Sequence[int], batch: KVBatch, logit_rows: Sequence[int], watch: Watch | None = None
     ) -> Tensor:
-        """See `models.base.Decoder`. A prompt may be computed as late as its logits, or its states, are wanted.
+        """See `models.base.Decoder`. A prompt may be computed as late as its logits, or what a watch keeps, are wanted.
 
-        Errors: OptionError for a pass that is to be left early, and for states that this model does not show.
+        Looking changes no bit: attention weights come of a pass beside this one (`hf_attention`). Seconds are those of all ids
+        that are computed in this pass. Errors: OptionError for a pass that is to be left early, and for what this model
+        does not show.
         """
         rows = cast("IdBatch", batch)
         if len(ids) != rows.n_rows:
@@ -125,53 +115,49 @@ class HFDecoder:
         names: Sequence[int | str] = ()
         kept: Sequence[int] = ()
         if watch is not None:
-            names, watch.states = self._names(watch), {}
-            kept = watch.kept_rows(logit_rows) if names else ()
+            with self._lock:
+                names = self._looker.begin(watch)
+            kept = watch.kept_rows(logit_rows) if names or watch.middles or watch.attention else ()
         for row in (*logit_rows, *kept):
             if not 0 <= row < rows.n_rows:
                 raise KernelError(f"forward: row {row} is outside 0 to {rows.n_rows - 1}")
         found: dict[int, Any] = {}
-        states: dict[int | str, dict[int, Any]] = {name: {} for name in names}
+        seen: dict[tuple[str, int | str], dict[int, Any]] = {}
         for table, start, first, end in rows.sequences():
             wanted, watched = (
                 sorted(start + row - first for row in set(some) if first <= row < end) for some in (logit_rows, kept)
             )
-            look = Look(names=names, positions=watched) if watched else None
+            look = Look(watch=watch, names=names, positions=watched) if watch is not None else None
             logits = self._advance(rows.pool, table, start, ids[first:end], wanted, look)
             found.update((first + position - start, row) for position, row in logits.items())
-            for (name, position), state in look.states.items() if look else ():
-                states[name][first + position - start] = state
+            for key, of_positions in look.seen.items() if look else ():
+                seen.setdefault(key, {}).update((first + at - start, value) for at, value in of_positions.items())
         if watch is not None:
-            for name, of_rows in states.items():  # FINAL ones are narrower where a projection follows the norm
-                width = len(next(iter(of_rows.values()))) if of_rows else self.config.n_embd
-                watch.states[name] = self._tensor(of_rows, kept, width)
+            self._looker.hand_over(watch, names, kept, seen)
         return self._tensor(found, logit_rows, self.config.n_vocab)
 
     def read_out(self, x: Tensor, *, norm: bool = True) -> Tensor:
         """See `models.base.Decoder`. Errors: OptionError where the model's final norm or its head cannot be told."""
         with self._lock:
-            logits = self._anatomy.read_out(self._torch.from_numpy(x.numpy()), norm).cpu().numpy()
-        return self.ops.tensor(logits.tobytes(), self.config.n_vocab)
+            return self._of_torch(self._looker.anatomy.read_out(self._torch.from_numpy(x.numpy()), norm))
 
-    def _names(self, watch: Watch) -> list[int | str]:
-        """The states to keep. Errors: OptionError for what cannot be had."""
-        if watch.depth(self.config.n_layer) < self.config.n_layer:
-            raise OptionError(
-                f"assistant_early_exit {watch.n_layer}: a model that transformers runs cannot be left after some of its "
-                "layers; take an assistant model instead, or the native backend"
-            )
-        if watch.layers or watch.final:
-            with self._lock:
-                self._anatomy.check(watch.layers, watch.final)
-        return [*dict.fromkeys(watch.layers), *([FINAL] if watch.final else [])]
+    def readings(self, x: Tensor, tokens: Sequence[int], k: int) -> Readings:
+        """See `models.base.Decoder`; computed on the model's device. Errors: as for `read_out`."""
+        with self._lock:
+            return self._looker.anatomy.readings(self._torch.from_numpy(x.numpy()), tokens, k)
 
-    @property
-    def _anatomy(self) -> Anatomy:
-        """Found when it is asked for; the caller holds the lock."""
-        if self._anatomy_found is None:
-            with _quiet(self._transformers):
-                self._anatomy_found = Anatomy(self._torch, self.model, self.config.n_layer)
-        return self._anatomy_found
+    def final(self, x: Tensor) -> Tensor:
+        """See `models.base.Decoder`. Errors: as for `read_out`."""
+        with self._lock:
+            return self._of_torch(self._looker.anatomy.final(self._torch.from_numpy(x.numpy())))
+
+    def head_rows(self, tokens: Sequence[int]) -> Tensor:
+        """See `models.base.Decoder`: the head's weights, without its bias, nor a factor or a cap that logits pass through.
+
+        Errors: as for `read_out`, and where the head's weights are no plain numbers.
+        """
+        with self._lock:
+            return self._of_torch(self._looker.anatomy.head_rows(tokens))
 
     def _tensor(self, found: dict[int, Any], rows: Sequence[int], n_columns: int) -> Tensor:
         import numpy as np
@@ -180,6 +166,9 @@ class HFDecoder:
         for i, row in enumerate(rows):
             values[i] = found[row]
         return self.ops.tensor(values.tobytes(), n_columns)
+
+    def _of_torch(self, x: Any) -> Tensor:
+        return self.ops.tensor(x.cpu().numpy().tobytes(), x.shape[-1])
 
     # -- one sequence -------------------------------------------------------------------------------------------------
 
@@ -258,30 +247,43 @@ class HFDecoder:
         self, history: History, start: int, end: int, state: Any, wanted: Sequence[int], look: Look | None = None
     ) -> tuple[dict[int, Any], Any]:
         """Positions start to end - 1 through the model: logits of those wanted, and the state after them."""
-        n = end - start
-        watched = [position for position in look.positions if start <= position < end] if look else []
-        options: dict[str, Any] = {}
-        if self._cache_name:
-            options[self._cache_name] = state
-        if "use_cache" in self._accepts:
-            options["use_cache"] = True
-        n_kept = n
+        if look and look.watch.attention:
+            self._look_at_attention(history, start, end, state, look)
+        options, n_kept = self._options(state), end - start
         if "logits_to_keep" in self._accepts:
             n_kept = options["logits_to_keep"] = end - wanted[0] if wanted else 1
-        if watched:
-            options["output_hidden_states"] = True
-        states: dict[int | str, Any] = {}
         with self._lock, self._torch.inference_mode():
             ids = self._torch.tensor([history.ids(start, end)], device=self.device)
-            with self._anatomy.states_of_pass(states) if watched else nullcontext():
+            with self._looker.of_pass(look, start, end, options) if look else nullcontext() as take:
                 result = self.model(input_ids=ids, return_dict=True, **options)
-            if look and watched:
-                self._anatomy.name_states(result["hidden_states"], states)
-                for name in look.names:
-                    kept = states[name][0, [position - start for position in watched]].float().cpu().numpy()
-                    look.states.update(((name, position), row) for position, row in zip(watched, kept, strict=True))
+            if take:
+                take(result)
             rows = result["logits"][0, [position - end + n_kept for position in wanted]].float().cpu().numpy()
         return dict(zip(wanted, rows, strict=True)), result.get(self._cache_name) if self._cache_name else None
+
+    def _options(self, state: Any) -> dict[str, Any]:
+        options: dict[str, Any] = {self._cache_name: state} if self._cache_name else {}
+        if "use_cache" in self._accepts:
+            options["use_cache"] = True
+        return options
+
+    def _look_at_attention(self, history: History, start: int, end: int, state: Any, look: Look) -> None:
+        """In a pass of its own, from a copy of the state, which is then forgotten."""
+        at_once = end - start if self._one_by_one or not self._has_cache else None  # None: it may be cut anywhere
+        with self._lock, self._torch.inference_mode():
+            state = copy.deepcopy(state)
+
+            def run(first: int, last: int) -> Any:
+                nonlocal state
+                ids = self._torch.tensor([history.ids(first, last)], device=self.device)
+                options = self._options(state)
+                if "logits_to_keep" in self._accepts:
+                    options["logits_to_keep"] = 1
+                result = self.model(input_ids=ids, return_dict=True, output_attentions=True, **options)
+                state = result.get(self._cache_name) if self._cache_name else None
+                return result
+
+            self._looker.attention(look, run, start, end, at_once)
 
     # -- what kind of model this is -----------------------------------------------------------------------------------
 
@@ -390,7 +392,7 @@ def _checked_dtype(torch: Any, dtype: str | None) -> Any:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """No progress bars, no advice; then all as it was."""
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

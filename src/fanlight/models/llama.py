@@ -14,16 +14,15 @@ from fanlight.models.architecture import (
     ROPE_ARRAYS,
     SAFETENSORS,
     Architecture,
-    DecoderBase,
     Key,
     Layout,
     Source,
     Values,
     gguf_rope,
     hf_rope,
-    make_rope,
 )
-from fanlight.models.base import DecoderConfig
+from fanlight.models.base import DecoderConfig, Watch
+from fanlight.models.decoder import DecoderBase, make_rope
 from fanlight.models.rope import rope_to_gguf, rope_to_hf
 from fanlight.models.weights import Slot, Weights
 
@@ -149,7 +148,6 @@ class Block:
             gated=True,
         )
         self.w_down = weights.matrix([Slot(name + "w_down", c.n_embd)], c.n_ffn, bias=c.mlp_bias)
-        self.window = c.window(i)
 
 
 class Llama(DecoderBase):
@@ -167,7 +165,6 @@ class Llama(DecoderBase):
         assert c.rope is not None
         rope = make_rope(self.ops, c.rope, c.n_ctx)
         self.ropes = [rope if c.has_rope(i) else None for i in range(c.n_layer)]
-        self.scale = c.attn_scale or c.head_dim**-0.5
 
     def qkv(self, h: Tensor, b: Block) -> Tensor:
         """Queries, keys and values of a block, before rotation: (T, E) -> (T, (H + 2 H_kv) * D)."""
@@ -177,16 +174,21 @@ class Llama(DecoderBase):
         """See `DecoderBase`, here and below."""
         return self.ops.embed(self.embed, ids)  # (T, E)
 
-    def through(self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None = None) -> Tensor:
-        """Attention, then the feed-forward network."""
-        ops, b, eps = self.ops, self.blocks[layer], self.config.norm_eps
-        h = ops.rms_norm(x, b.attn_norm, eps)
-        q = ops.store_kv(self.qkv(h, b), batch, layer, self.ropes[layer])  # (T, E) -> (T, H * D)
-        if rows is not None:  # from here on only these are read
-            x, q, batch = ops.take_rows(x, rows), ops.take_rows(q, rows), batch.take(rows)
-        x = ops.linear(ops.attention(q, batch, layer, self.scale, b.window), b.w_o, x)  # x + attend(norm(x))
-        h = ops.rms_norm(x, b.mlp_norm, eps)
-        return ops.linear(ops.linear(h, b.w_gate_up), b.w_down, x)  # x + mlp(norm(x))
+    def attended(
+        self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None, watch: Watch | None
+    ) -> tuple[Tensor, Tensor]:
+        """x + attend(norm(x))"""
+        ops, b = self.ops, self.blocks[layer]
+        h = ops.rms_norm(x, b.attn_norm, self.config.norm_eps)
+        x, a = self.attend(layer, x, self.qkv(h, b), batch, self.ropes[layer], rows, watch)  # (T, H * D)
+        x = ops.linear(a, b.w_o, x)  # (T, E)
+        return x, x
+
+    def fed(self, layer: int, x: Tensor, given: Tensor) -> Tensor:
+        """x + mlp(norm(x))"""
+        ops, b = self.ops, self.blocks[layer]
+        h = ops.rms_norm(given, b.mlp_norm, self.config.norm_eps)
+        return ops.linear(ops.linear(h, b.w_gate_up), b.w_down, x)
 
     def normed(self, x: Tensor) -> Tensor:
         """The final norm."""

@@ -13,16 +13,15 @@ from fanlight.models.architecture import (
     GGUF,
     SAFETENSORS,
     Architecture,
-    DecoderBase,
     Layout,
     Source,
     Values,
     gguf_rope,
     hf_rope,
-    make_rope,
     refuse_for_gguf,
 )
-from fanlight.models.base import DecoderConfig
+from fanlight.models.base import DecoderConfig, Watch
+from fanlight.models.decoder import DecoderBase, make_rope
 from fanlight.models.rope import rope_to_gguf, rope_to_hf
 from fanlight.models.weights import Slot, Weights
 
@@ -111,24 +110,27 @@ class Olmo2(DecoderBase):
         self.head = self.embed if c.tied_head else weights.matrix([Slot("head", c.n_vocab)], c.n_embd)
         assert c.rope is not None
         self.rope = make_rope(self.ops, c.rope, c.n_ctx)
-        self.scale = c.head_dim**-0.5
         self.widths = [c.n_head * c.head_dim, c.n_kv_head * c.head_dim]
 
     def embedded(self, ids: Sequence[int], batch: KVBatch) -> Tensor:
         """See `DecoderBase`, here and below."""
         return self.ops.embed(self.embed, ids)  # (T, E)
 
-    def through(self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None = None) -> Tensor:
-        """Attention, then the feed-forward network, each before its norm."""
+    def attended(
+        self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None, watch: Watch | None
+    ) -> tuple[Tensor, Tensor]:
+        """x + norm(attend(x))"""
         ops, b, eps = self.ops, self.blocks[layer], self.config.norm_eps
         qkv = ops.span_norm(ops.linear(x, b.w_qkv), b.qk_norm, self.widths, eps)  # (T, E) -> (T, (H + 2 H_kv) * D)
-        q = ops.store_kv(qkv, batch, layer, self.rope)  # (T, H * D)
-        if rows is not None:  # from here on only these are read
-            x, q, batch = ops.take_rows(x, rows), ops.take_rows(q, rows), batch.take(rows)
-        h = ops.linear(ops.attention(q, batch, layer, self.scale), b.w_o)
-        x = ops.add(x, ops.rms_norm(h, b.attn_post_norm, eps))  # x + norm(attend(x))
-        h = ops.linear(ops.linear(x, b.w_gate_up), b.w_down)
-        return ops.add(x, ops.rms_norm(h, b.mlp_post_norm, eps))  # x + norm(mlp(x))
+        x, a = self.attend(layer, x, qkv, batch, self.rope, rows, watch)  # (T, H * D)
+        x = ops.add(x, ops.rms_norm(ops.linear(a, b.w_o), b.attn_post_norm, eps))  # (T, E)
+        return x, x
+
+    def fed(self, layer: int, x: Tensor, given: Tensor) -> Tensor:
+        """x + norm(mlp(x))"""
+        ops, b = self.ops, self.blocks[layer]
+        h = ops.linear(ops.linear(given, b.w_gate_up), b.w_down)
+        return ops.add(x, ops.rms_norm(h, b.mlp_post_norm, self.config.norm_eps))
 
     def normed(self, x: Tensor) -> Tensor:
         """The final norm."""

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from fanlight.errors import CheckpointError
 from fanlight.kernels.ops import KVBatch, Tensor
-from fanlight.models.architecture import SAFETENSORS, Architecture, DecoderBase, Key, Layout, Source, Values
-from fanlight.models.base import DecoderConfig
+from fanlight.models.architecture import SAFETENSORS, Architecture, Key, Layout, Source, Values
+from fanlight.models.base import DecoderConfig, Watch
+from fanlight.models.decoder import DecoderBase
 from fanlight.models.weights import Slot, Weights
 
 FIRST_POSITION = 2
@@ -108,7 +109,6 @@ class OPT(DecoderBase):
             self.norm, self.norm_bias = weights.vector("norm", c.n_embd), weights.vector("norm_bias", c.n_embd)
         self.w_out = weights.matrix([Slot("w_out", n_in)], c.n_embd) if c.n_embed_in else None
         self.head = self.embed if c.tied_head else weights.matrix([Slot("head", c.n_vocab)], n_in)
-        self.scale = c.head_dim**-0.5
 
     def embedded(self, ids: Sequence[int], batch: KVBatch) -> Tensor:
         """See `DecoderBase`, here and below."""
@@ -118,25 +118,31 @@ class OPT(DecoderBase):
             x = ops.linear(x, self.w_in)  # (T, E_in) -> (T, E)
         return ops.add(x, ops.embed(self.positions, batch.positions))
 
-    def through(self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None = None) -> Tensor:
-        """Attention, then the feed-forward network."""
+    def attended(
+        self, layer: int, x: Tensor, batch: KVBatch, rows: Sequence[int] | None, watch: Watch | None
+    ) -> tuple[Tensor, Tensor]:
+        """x + attend(norm(x)), or norm(x + attend(x))."""
         ops, b, c = self.ops, self.blocks[layer], self.config
 
-        def attn_norm(x: Tensor) -> Tensor:
+        def norm(x: Tensor) -> Tensor:
             return ops.layer_norm(x, b.attn_norm, b.attn_norm_bias, c.norm_eps)
 
-        def mlp_norm(x: Tensor) -> Tensor:
+        h = norm(x) if c.norm_first else x
+        x, a = self.attend(layer, x, ops.linear(h, b.w_qkv), batch, None, rows, watch)  # (T, H * D)
+        x = ops.linear(a, b.w_o, x)  # (T, E)
+        x = x if c.norm_first else norm(x)
+        return x, x
+
+    def fed(self, layer: int, x: Tensor, given: Tensor) -> Tensor:
+        """x + mlp(norm(x)), or norm(x + mlp(x))."""
+        ops, b, c = self.ops, self.blocks[layer], self.config
+
+        def norm(x: Tensor) -> Tensor:
             return ops.layer_norm(x, b.mlp_norm, b.mlp_norm_bias, c.norm_eps)
 
-        h = attn_norm(x) if c.norm_first else x
-        q = ops.store_kv(ops.linear(h, b.w_qkv), batch, layer, None)  # (T, E) -> (T, H * D)
-        if rows is not None:  # from here on only these are read
-            x, q, batch = ops.take_rows(x, rows), ops.take_rows(q, rows), batch.take(rows)
-        x = ops.linear(ops.attention(q, batch, layer, self.scale), b.w_o, x)  # x + attend(norm(x))
-        x = x if c.norm_first else attn_norm(x)
-        h = mlp_norm(x) if c.norm_first else x
-        x = ops.linear(ops.linear(h, b.w_up), b.w_down, x)  # x + mlp(norm(x))
-        return x if c.norm_first else mlp_norm(x)
+        h = norm(given) if c.norm_first else given
+        x = ops.linear(ops.linear(h, b.w_up), b.w_down, x)
+        return x if c.norm_first else norm(x)
 
     def normed(self, x: Tensor) -> Tensor:
         """The final norm, where there is one."""
@@ -144,11 +150,9 @@ class OPT(DecoderBase):
             return x
         return self.ops.layer_norm(x, self.norm, self.norm_bias, self.config.norm_eps)
 
-    def logits(self, h: Tensor) -> Tensor:
-        """What the head makes of normed states, of small OPT after a projection."""
-        if self.w_out is not None:
-            h = self.ops.linear(h, self.w_out)  # (T, E) -> (T, E_in)
-        return super().logits(h)
+    def before_head(self, h: Tensor) -> Tensor:
+        """Small OPT has a projection before its head."""
+        return h if self.w_out is None else self.ops.linear(h, self.w_out)  # (T, E) -> (T, E_in)
 
 
 ARCHITECTURE = Architecture(

@@ -85,7 +85,6 @@ class Block(llama.Block):
         gate, up = (Slot(name + "w_gate_up", c.n_ffn, first, 2 * c.n_ffn) for first in (0, c.n_ffn))
         self.w_gate_up = weights.matrix([gate, up], c.n_embd, activation=c.activation, gated=True)
         self.w_down = weights.matrix([Slot(name + "w_down", c.n_embd)], c.n_ffn)
-        self.window = c.window(i)
 
 
 class Phi3(llama.Llama):
