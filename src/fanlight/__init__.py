@@ -27,15 +27,29 @@ if TYPE_CHECKING:
     from fanlight.generation import Speculation
     from fanlight.jobs import Job, Outcome
     from fanlight.served import ModelService
+    from fanlight.trace.distribution import Distribution
+    from fanlight.trace.options import TraceOptions
     from fanlight.trace.search import SearchRecord
+    from fanlight.tracing.branching import branch, branch_tree
+    from fanlight.tracing.diff import Difference, diff
+    from fanlight.tracing.fan import Fan, fan
+    from fanlight.tracing.files import open_trace
+    from fanlight.tracing.index import TraceIndex
+    from fanlight.tracing.replay import Replay, replay
+    from fanlight.tracing.trace import Trace
+    from fanlight.tracing.tracking import Tracked, track
+    from fanlight.tracing.what_if import WhatIf, what_if
     from fanlight.verifying import Verification, verify
 
 __version__ = "0.1.0"
 __all__ = [
     "Comparison",
     "Description",
+    "Difference",
+    "Distribution",
     "Encoder",
     "ExportReport",
+    "Fan",
     "Generation",
     "GenerationConfig",
     "Job",
@@ -43,6 +57,7 @@ __all__ = [
     "ModelService",
     "Outcome",
     "QueueFull",
+    "Replay",
     "SearchRecord",
     "Speculation",
     "Step",
@@ -51,42 +66,72 @@ __all__ = [
     "Sweep",
     "SynthID",
     "TokenCandidate",
+    "Trace",
+    "TraceIndex",
+    "TraceOptions",
+    "Tracked",
     "Usage",
     "Verification",
     "Watermark",
+    "WhatIf",
     "__version__",
+    "branch",
+    "branch_tree",
     "compare",
+    "diff",
     "export",
+    "fan",
     "load",
     "load_encoder",
+    "open_trace",
+    "replay",
     "sweep",
+    "track",
     "verify",
+    "what_if",
 ]
 
 _HOMES = {
     "Comparison": "fanlight.comparing.records",
     "Description": "fanlight.description",
+    "Difference": "fanlight.tracing.diff",
+    "Distribution": "fanlight.trace.distribution",
     "Encoder": "fanlight.encoding",
     "ExportReport": "fanlight.exporting",
+    "Fan": "fanlight.tracing.fan",
     "GenerationConfig": "fanlight.decoding.config",
     "Job": "fanlight.jobs",
     "ModelService": "fanlight.served",
     "Outcome": "fanlight.jobs",
     "QueueFull": "fanlight.errors",
+    "Replay": "fanlight.tracing.replay",
     "SearchRecord": "fanlight.trace.search",
     "Speculation": "fanlight.generation",
     "Stop": "fanlight.decoding.stopping",
     "StopReason": "fanlight.decoding.stopping",
     "Sweep": "fanlight.comparing.sweep_records",
     "SynthID": "fanlight.decoding.synthid",
-    "Verification": "fanlight.verifying",
+    "Trace": "fanlight.tracing.trace",
+    "TraceIndex": "fanlight.tracing.index",
+    "TraceOptions": "fanlight.trace.options",
+    "Tracked": "fanlight.tracing.tracking",
     "Usage": "fanlight.engine.request",
+    "Verification": "fanlight.verifying",
     "Watermark": "fanlight.decoding.watermark",
+    "WhatIf": "fanlight.tracing.what_if",
+    "branch": "fanlight.tracing.branching",
+    "branch_tree": "fanlight.tracing.branching",
     "compare": "fanlight.comparing.run",
+    "diff": "fanlight.tracing.diff",
     "export": "fanlight.exporting",
+    "fan": "fanlight.tracing.fan",
     "load_encoder": "fanlight.encoding",
+    "open_trace": "fanlight.tracing.files",
+    "replay": "fanlight.tracing.replay",
     "sweep": "fanlight.comparing.sweep",
+    "track": "fanlight.tracing.tracking",
     "verify": "fanlight.verifying",
+    "what_if": "fanlight.tracing.what_if",
 }
 
 

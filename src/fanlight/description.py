@@ -172,6 +172,12 @@ class Description:
             del rows["settings"], rows["chat template"]
         return rows
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from fanlight.views.notebook import html_of
+
+        return html_of(self)
+
     def __str__(self) -> str:
         return "\n".join(f"{name:<14} {value}" for name, value in self.facts.items())
 

@@ -53,3 +53,7 @@ class MissingExtra(FanlightError, ImportError):
 
 class KernelError(FanlightError, ValueError):
     """An op was called with shapes, types or indices it does not take."""
+
+
+class TraceError(FanlightError):
+    """A trace's file is damaged, foreign, of a newer version, or cannot be written."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from fanlight.trace.records import Removal, StepRecord
     from fanlight.trace.search import SearchRecord
     from fanlight.trace.stop import Stop
+    from fanlight.tracing.recording import Recorder
+    from fanlight.tracing.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,12 @@ class Step:
     def token(self) -> str:
         """The chosen token for display."""
         return self._tokenizer.token_text(self.id)
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from fanlight.views.notebook import html_of
+
+        return html_of(self)
 
     @property
     def candidates(self) -> tuple[TokenCandidate, ...]:
@@ -143,6 +151,14 @@ class Generation:
     """With num_return_sequences: the other texts, the best first."""
     search: SearchRecord | None = None
     """The tree that a search went through, if steps were recorded."""
+    trace: Trace | None = field(default=None, compare=False)
+    """With `trace`: all of it, to keep, to look at, to replay."""
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from fanlight.views.notebook import html_of
+
+        return html_of(self)
 
     def __str__(self) -> str:
         return self.text
@@ -282,11 +298,19 @@ class Stream(Iterator[Step]):
         notes: Sequence[str] = (),
         explain: Callable[[NumericError], NumericError] = lambda error: error,
         closed: Callable[[], None] = lambda: None,
+        recorder: Recorder | None = None,
     ) -> None:
-        """Made by `Model.stream`. submit: queues the request. explain: says more of an error. closed: called once, at the end."""
+        """Made by `Model.stream`. submit: queues the request. explain: says more of an error. closed: called once, at the end.
+
+        recorder: makes the trace, if one is wanted.
+        """
         started = time.perf_counter()
+        self._engine, self._recorder = engine, recorder
+        self._result: Generation | None = None
         self._events: EventStream | None = None
         self._closed = closed
+        if recorder is not None:
+            recorder.begin(engine)
         try:
             self._events = engine.stream(submit(engine))
         except BaseException:
@@ -323,8 +347,13 @@ class Stream(Iterator[Step]):
             try:
                 assert self._events is not None
                 event = next(self._events)
+            except StopIteration:
+                self.close()
+                raise
             except BaseException as error:
                 self.close()
+                if self._recorder is not None:
+                    self._recorder.fail(self._assembly.result(), error)
                 if isinstance(error, NumericError):
                     raise self._explain(error) from error
                 raise
@@ -336,6 +365,8 @@ class Stream(Iterator[Step]):
                 self._assembly.decode_seconds += seconds
             step = self._assembly.add(event)
             if step is not None:
+                if self._recorder is not None:
+                    self._recorder.step(step, self._engine, self._assembly.result)
                 return step
 
     def close(self) -> None:
@@ -359,7 +390,10 @@ class Stream(Iterator[Step]):
         """The finished text, the best of several first; what has not come yet is waited for, unless the stream was closed."""
         for _ in self:
             pass
-        return self._assembly.result()
+        if self._result is None:
+            result = self._assembly.result()
+            self._result = result if self._recorder is None else self._recorder.finish(result)
+        return self._result
 
 
 def _ranked(found: Sequence[Generation], pattern: str | None) -> list[Generation]:

@@ -31,6 +31,8 @@ class Job(NamedTuple):
     assistant: Any = None
     amateur: Any = None
     """Other models, as for `Model.generate`."""
+    trace: Any = None
+    """As for `Model.generate`."""
 
 
 class Outcome(NamedTuple):
@@ -49,14 +51,16 @@ def run_jobs(
     *,
     n_begun: int,
     notes: Callable[[Job], Sequence[str]] = lambda job: (),
+    finish: Callable[[Job, Generation], Generation] = lambda job, generation: generation,
     explain: Callable[[NumericError], NumericError] = lambda error: error,
 ) -> Iterator[Outcome]:
     """Many jobs through one engine, at most n_begun at a time; outcomes in the order in which they end.
 
-    Jobs are taken as there is room for them. Errors of a job are its outcome; dropping the iterator ends all that are begun.
+    finish: what is done with a text that has ended. Jobs are taken as there is room for them. Errors of a job are its outcome;
+    dropping the iterator ends all that are begun.
     """
     queue, more = iter(jobs), True
-    begun: dict[int, tuple[Hashable, Assembly, float]] = {}
+    begun: dict[int, tuple[Job, Assembly, float]] = {}
     try:
         while more or begun:
             while more and len(begun) < n_begun:
@@ -70,7 +74,7 @@ def run_jobs(
                     yield Outcome(job.key, None, error)
                     continue
                 assembly = Assembly(request, tokenizer, notes(job))
-                begun[request.id] = (job.key, assembly, time.perf_counter())
+                begun[request.id] = (job, assembly, time.perf_counter())
             try:
                 events = engine.step() if begun else []
                 assert events or engine.has_work or not begun, "requests that have not ended neither wait nor run"
@@ -79,14 +83,14 @@ def run_jobs(
                 if not events:
                     raise
             for event in events:
-                key, assembly, started = begun[event.request_id]
+                job, assembly, started = begun[event.request_id]
                 if event.error is None:
                     assembly.add(event)
                 assembly.take_time(started)
                 if event.ends_request:
                     del begun[event.request_id]
                     fault = explain(event.error) if isinstance(event.error, NumericError) else event.error
-                    yield Outcome(key, None if fault else assembly.result(), fault)
+                    yield Outcome(job.key, None if fault else finish(job, assembly.result()), fault)
     finally:
         for _, assembly, _ in begun.values():
             engine.drop(assembly.request)

@@ -8,43 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from fanlight.checkpoints.fingerprint import fingerprint
 from fanlight.decoding.config import GenerationConfig
 from fanlight.errors import CheckpointError, ContextOverflow, OptionError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from fanlight.engine.identity import Identity
     from fanlight.engine.loop import Engine
-    from fanlight.models.base import DecoderConfig
-    from fanlight.models.weights import LoadReport
 
 KIND, VERSION = "fanlight.prefix", "1"
 _TYPES = {"F16": "<f2", "F32": "<f4", "I8": "<i1", "I32": "<i4"}
-
-
-class Identity(NamedTuple):
-    """What keys and values depend on, beside the ids."""
-
-    model: str
-    """The checkpoint's fingerprint."""
-    kernels: str
-    conversions: str
-    """What the weights became on their way into memory."""
-    rotation: str
-    """How positions turn queries and keys, with this window."""
-    cache_type: str
-
-    @classmethod
-    def of(cls, report: LoadReport, engine: Engine) -> Identity:
-        """Of a model as it was loaded. Reads its files, once for a report."""
-        conversions, rotation = "; ".join(report.conversions), rotation_of(engine.decoder.config)
-        if not report.fingerprint:
-            report.fingerprint = fingerprint(report.path)
-        return cls(report.fingerprint, engine.ops.name, conversions, rotation, engine.cache.pool.dtype)
 
 
 _WORDS = {
@@ -54,14 +30,6 @@ _WORDS = {
     "rotation": "another rotation of positions",
     "cache_type": "another cache_type",
 }
-
-
-def rotation_of(config: DecoderConfig) -> str:
-    """What the angles of all positions are known by."""
-    kinds = (config.rope, config.local_rope)
-    angles = [None if rope is None else rope.inv_freq(config.n_ctx) for rope in kinds]
-    ends = [None if one is None else (one[0][:1], one[0][-1:], one[1]) for one in angles]
-    return sha256(repr((kinds, ends)).encode()).hexdigest()
 
 
 def save_prefix(engine: Engine, ids: Sequence[int], path: str | os.PathLike[str], identity: Identity) -> int:

@@ -13,12 +13,15 @@ import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import count
 from typing import IO, Any, NamedTuple
 
 from fanlight.checkpoints.gguf_types import QUANTS
+from fanlight.checkpoints.safetensors import BITS
 from fanlight.errors import CheckpointError
 
 ALIGNMENT = 32
+_PARTS = count()
 _TYPE_NUMBERS = {quant.name: number for number, quant in QUANTS.items()}
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 _NUMBERS = {4: "<I", 5: "<i", 6: "<f", 10: "<Q", 11: "<q"}
@@ -37,10 +40,12 @@ class Entry(NamedTuple):
     @property
     def n_bytes(self) -> int:
         """How many bytes `make` gives."""
-        quant = QUANTS[_TYPE_NUMBERS[self.dtype]]
         n = 1
         for size in self.shape:
             n *= size
+        if self.dtype not in _TYPE_NUMBERS:
+            return n * BITS[self.dtype] // 8  # a type of safetensors alone
+        quant = QUANTS[_TYPE_NUMBERS[self.dtype]]
         return n // quant.elements * quant.nbytes
 
 
@@ -91,7 +96,7 @@ def write_gguf(path: str | os.PathLike[str], metadata: Mapping[str, Any], entrie
 def whole_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A file to write that takes its name when all went well; otherwise nothing is left."""
     name = os.fspath(path)
-    part = f"{name}.part-{os.getpid()}"
+    part = f"{name}.part-{os.getpid()}-{next(_PARTS)}"  # another thread may write a file of the same name
     try:
         with open(part, "xb") as file:
             yield file

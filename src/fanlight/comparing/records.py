@@ -368,6 +368,12 @@ class Comparison:
             sample = 0
         return next((d for d in self.divergences if (d.variant, d.sample) == (variant, sample)), None)
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from fanlight.views.notebook import html_of
+
+        return html_of(self)
+
     def __str__(self) -> str:
         return "\n\n".join(
             f"--- {variant.label}, sample {text.sample + 1}: {text.stop_detail or text.error}\n{text.text}"

@@ -45,6 +45,9 @@ class StepSettings:
     """Whether a Decision holds the final row."""
     remembers: bool = False
     """Whether a processor changes with what is chosen."""
+    n_prompt: int = 0
+    begin: tuple[int, ...] = ()
+    """What the text begins with, after n_prompt ids: these are not chosen, but accounted for."""
 
     @classmethod
     def of(cls, config: GenerationConfig, around: Surroundings) -> StepSettings:
@@ -102,6 +105,8 @@ def decide(ids: Sequence[int], logits: Tensor, settings: StepSettings, others: M
     Looking changes nothing: the record is made from the same rows after the choice.
     """
     rows = process(ids, logits, settings.processors, others)
+    if settings.begin and len(ids) - settings.n_prompt < len(settings.begin):
+        return settle(settings.begin[len(ids) - settings.n_prompt], ids, rows, settings, drawn=False)
     try:
         token = pick(rows[-1], seed=settings.seed, position=len(ids), sample=settings.sample, ops=settings.ops)
     except NumericError as error:

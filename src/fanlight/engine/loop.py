@@ -16,7 +16,7 @@ from fanlight.decoding.config import GenerationConfig
 from fanlight.decoding.step import StepSettings
 from fanlight.decoding.stopping import CANCELLED, StopRules, stop_given, stop_max_new_tokens
 from fanlight.decoding.strategies.base import AMATEUR, ASSISTANT, MAIN
-from fanlight.decoding.strategies.choose import check_given, start, strategy_of
+from fanlight.decoding.strategies.choose import check_begin, check_given, start, strategy_of
 from fanlight.engine.gate import Gate
 from fanlight.engine.lane import Lane, Sizes
 from fanlight.engine.output import Output
@@ -45,6 +45,7 @@ class Ready(NamedTuple):
     helpers: Helpers
     priority: int
     given: tuple[int, ...] | None
+    begin: tuple[int, ...] = ()
 
 
 class Engine:
@@ -94,6 +95,8 @@ class Engine:
         self._preparer = Preparer(decoder, eos_ids=self.eos_ids, token_text=token_text, vocabulary=vocabulary)
         self._detokenizer_factory, self._token_label = detokenizer_factory, token_label
         self._n_requests = self._n_passes = self._n_paced = 0
+        self.forward_seconds = self.deciding_seconds = 0.0
+        """What all passes have taken: in models, and in choosing tokens."""
         self._is_ready = False  # whether a request has events that came without a pass
         self._gate = Gate(self._forget)
         self._live: dict[int, Run] = {}  # until the last event is handed out
@@ -109,15 +112,17 @@ class Engine:
         *,
         priority: int = 0,
         given: Iterable[int] | None = None,
+        begin: Iterable[int] = (),
     ) -> Request:
         """Queue a request. helpers: other models that it wants beside this one. given: a text to take account of, instead of
-        one to be written. priority: a request goes before those that came up to PRIORITY_PASSES passes earlier for each step
-        of it, and may take their place; since that is all it does, nobody waits forever.
+        one to be written. begin: what its text begins with. priority: a request goes before those that came up to
+        PRIORITY_PASSES passes earlier for each step of it, and may take their place; since that is all it does, nobody waits
+        forever.
 
         Raises OptionError for ids that the model does not have and for settings that contradict each other, ContextOverflow
         for too many ids, and what a constraint raises that cannot be compiled.
         """
-        return self.admit(self.prepare(prompt_ids, config, helpers, priority=priority, given=given))
+        return self.admit(self.prepare(prompt_ids, config, helpers, priority=priority, given=given, begin=begin))
 
     def prepare(
         self,
@@ -127,6 +132,7 @@ class Engine:
         *,
         priority: int = 0,
         given: Iterable[int] | None = None,
+        begin: Iterable[int] = (),
     ) -> Ready:
         """All of `submit` that may take a while or go wrong. May be called in any thread."""
         config, helpers = config or GenerationConfig(), helpers or Helpers()
@@ -157,7 +163,10 @@ class Engine:
         if given is not None:
             text = self._check_ids("given", given)
             check_given(config, strategy, text, len(ids), self.n_ctx, **with_helpers)
-        return Ready(self._preparer.prepare(config, ids), config, helpers, priority, text)
+        beginning = self._check_ids("begin", begin)
+        if beginning:
+            check_begin(config, strategy, beginning, len(ids), self.n_ctx)
+        return Ready(self._preparer.prepare(config, ids), config, helpers, priority, text, beginning)
 
     def admit(self, ready: Ready) -> Request:
         """Queue what `prepare` made. Raises OptionError or ContextOverflow where lengths do not fit together."""
@@ -165,7 +174,7 @@ class Engine:
             return self._admit(ready)
 
     def _admit(self, ready: Ready) -> Request:
-        prepared, config, helpers, priority, given = ready
+        prepared, config, helpers, priority, given, begin = ready
         ids, eos_ids = prepared.ids, prepared.eos_ids
         request = Request(
             id=self._n_requests,
@@ -175,6 +184,7 @@ class Engine:
             helpers=helpers,
             priority=priority,
             given=given,
+            begin=begin,
         )
         lanes = {MAIN: self._lanes[id(self.decoder)]}
         for name, decoder in ((ASSISTANT, helpers.assistant), (AMATEUR, helpers.amateur)):
@@ -205,6 +215,8 @@ class Engine:
             others=frozenset(lanes),
         )
         settings = [StepSettings.of(config, replace(around, seed=request.seed_of(i))) for i in range(request.n_outputs)]
+        if begin:
+            settings = [replace(each, begin=begin, n_prompt=len(ids)) for each in settings]
         run = Run(
             request,
             lanes=lanes,
@@ -235,6 +247,7 @@ class Engine:
                 settings,
                 given=given,
                 forced=forced,
+                begin=begin,
                 has_assistant=helpers.assistant is not None,
                 has_amateur=helpers.amateur is not None,
             )
@@ -298,12 +311,15 @@ class Engine:
         self._n_passes += 1
         paced = [(run, run.n_new) for run in self._live.values() if run.pace is not None] if self._n_paced else []
         started, is_quiet, main = time.perf_counter(), True, self._lanes[id(self.decoder)]
+        forward = 0.0
         for lane in tuple(self._lanes.values()):
             work: list[Work] = []
             try:
                 work = lane.scheduler.plan()
                 is_quiet = is_quiet and not (paced and lane is main and any(item.sequence.is_prompt for item in work))
+                begun = time.perf_counter()
                 done = lane.compute(work) if work else []
+                forward += time.perf_counter() - begun
             except BaseException as error:
                 self._fail_pass(
                     [item.sequence.run for item in work] or [s.run for s in lane.scheduler.next_up()], error
@@ -318,6 +334,8 @@ class Engine:
             run.pace.passed(time.perf_counter() - started, run.n_new - n_before, counts=is_quiet)
         events += self._collect()
         self._hand_out(events)
+        self.forward_seconds += forward
+        self.deciding_seconds += time.perf_counter() - started - forward
         return events
 
     def run(self) -> list[StepEvent]:

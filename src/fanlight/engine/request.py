@@ -73,6 +73,8 @@ class Request:
     priority: int = 0
     given: tuple[int, ...] | None = None
     """A text that is not chosen but given: the account is of it."""
+    begin: tuple[int, ...] = ()
+    """What every text of it begins with: given too, and the model goes on from there."""
 
     @property
     def n_outputs(self) -> int:

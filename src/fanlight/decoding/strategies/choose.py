@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fanlight.decoding.config import GenerationConfig
     from fanlight.decoding.step import StepSettings
 
+ROWS = 128
+"""Of a given beginning, how many tokens are computed in one pass."""
 SAMPLING, BEAMS, CONTRASTIVE_SEARCH = "sampling", "beam search", "contrastive search"
 
 
@@ -149,19 +151,38 @@ def check_given(
         )
 
 
+def check_begin(config: GenerationConfig, strategy: str, begin: Sequence[int], n_prompt: int, n_ctx: int) -> None:
+    """Whether a text of these settings can begin with given tokens. Errors: OptionError, ContextOverflow."""
+    if strategy != SAMPLING:
+        raise OptionError(f"a text of {strategy} cannot begin with given tokens; choose settings without a search")
+    if config.token_healing:
+        raise OptionError("token_healing cannot be combined with a given beginning; leave it out")
+    new_tokens = config.new_tokens
+    if new_tokens is not None and len(begin) > new_tokens:
+        raise OptionError(
+            f"the text begins with {len(begin)} tokens, max_new_tokens={new_tokens} allows fewer; raise it"
+        )
+    if n_prompt + len(begin) > n_ctx:
+        raise ContextOverflow(
+            f"the prompt has {n_prompt} tokens and the given beginning {len(begin)}, the context window holds {n_ctx}; "
+            "shorten one of them"
+        )
+
+
 def start(
     host: Host,
     settings: Sequence[StepSettings],
     *,
     given: Sequence[int] | None = None,
     forced: Callable[[Sequence[int]], list[int]] | None = None,
+    begin: Sequence[int] = (),
     has_assistant: bool = False,
     has_amateur: bool = False,
 ) -> Steps:
     """The generator for this request. settings: one for each text. given: a text to take account of. forced: a grammar's
-    tokens without a choice.
+    tokens without a choice. begin: what every text begins with.
     """
-    config = host.config
+    config, n_prompt = host.config, len(host.prompt_ids)
     if given is not None:
         from fanlight.decoding.strategies.given import take_account
 
@@ -185,7 +206,8 @@ def start(
             drafter = EarlyExit(host, line, config.assistant_early_exit)
         elif has_assistant:
             drafter = ModelDraft(host)
-        return drafter if forced is None else Forced(forced, drafter)
+        drafter = drafter if forced is None else Forced(forced, drafter)
+        return drafter if not begin else Forced(lambda ids: list(begin[len(ids) - n_prompt :][:ROWS]), drafter)
 
     beside = []
     reads = settings[0].besides

@@ -101,7 +101,8 @@ def sample(
                 decision = decision._replace(guess=Guess(drafter.name, guess[i], right))
             if scored:
                 output.score = (output.score or 0.0) + _logprob(row, token, settings)
-            if output.emit(token, decision) is not None:
+            known = len(ids) + 1 - settings.n_prompt < len(settings.begin)  # the next one too
+            if output.emit(token, decision, may_end=not known) is not None:
                 for each in lines:
                     host.close(each, keep=True)
                 return
