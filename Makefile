@@ -26,12 +26,14 @@ CXX := $(shell command -v c++ || command -v g++ || command -v clang++)
 endif
 export CXX
 
-.PHONY: help run install test test-jobs lint types contracts check bench llama-server stubs sanitize neon wheel clean
+.PHONY: help run install test test-jobs test-course test-browser lint types contracts check bench llama-server stubs sanitize neon wheel clean
 
 help:
 	@echo 'make run [PROMPT="..."] [ARGS="..."]   continue a prompt with the default model'
 	@echo 'make test [ARGS="-k sampler"]          the test suite'
 	@echo 'make test-jobs                         the tests of batch jobs on Ray and of lm-evaluation-harness (installs both)'
+	@echo 'make test-course                       examples/course.ipynb from a clean kernel (installs what runs notebooks)'
+	@echo 'make test-browser                      the tests of pages in Chromium, which must be installed'
 	@echo 'make check                             lint, types and import contracts'
 	@echo 'make bench [ARGS="decode"]             race against llama.cpp and transformers (installs them: about 15 minutes)'
 	@echo 'make llama-server                      llama.cpp'"'"'s server, which one figure of make bench races against'
@@ -103,7 +105,7 @@ endif
 # -- checks ------------------------------------------------------------------------------------------------------------
 
 test: install .venv/test.stamp .venv/model.stamp .venv/encoder.stamp
-	@$(BIN)/python -m pytest --ignore=tests/jobs $(ARGS)
+	@$(BIN)/python -m pytest --ignore=tests/jobs --ignore=tests/course --ignore=tests/browser $(ARGS)
 
 JOBS := [test,ray,eval]
 
@@ -115,6 +117,19 @@ JOBS := [test,ray,eval]
 
 test-jobs: install .venv/jobs.stamp .venv/model.stamp
 	@$(BIN)/python -m pytest tests/jobs $(ARGS)
+
+# The course's notebook in a kernel of its own.
+.venv/course.stamp: pyproject.toml .venv/test.stamp
+	@echo "[setup] installing what runs notebooks"
+	@$(call IN_PLACE,-qq,[test,course])
+	@touch $@
+
+test-course: install .venv/course.stamp .venv/model.stamp .venv/encoder.stamp
+	@$(BIN)/python -m pytest tests/course $(ARGS)
+
+# Pages and the widget in a headless Chromium, which is not pip's to install (Debian, Ubuntu: apt-get install chromium).
+test-browser: install .venv/test.stamp .venv/model.stamp
+	@$(BIN)/python -m pytest tests/browser $(ARGS)
 
 check: lint types contracts
 

@@ -50,9 +50,9 @@ class Linear {
   }
 
   Tensor apply(const Tensor& x, const Tensor* residual) const;
-  // Rows [first, last) of `apply`, to y, y + stride, ..., each padded to 32 columns. `first` must be a number that whole_rows gives.
+  // Rows [first, last) of `apply`, to y, y + stride, ..., each padded to 32 columns. `first` is 0 or a multiple of what whole_rows gives.
   void apply_rows(const Tensor& x, int first, int last, float* y, size_t stride) const;
-  static int whole_rows(int n);  // at most n, such that kernels take the rows before and from there on alike
+  static int whole_rows(int n);  // n cut to whole calls of the kernels, at least one: where a pass over rows may be interrupted
   Tensor embed(const std::vector<int>& ids) const;
 
  private:

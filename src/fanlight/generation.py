@@ -76,6 +76,10 @@ class Step:
         """The chosen token for display."""
         return self._tokenizer.token_text(self.id)
 
+    def __repr__(self) -> str:
+        end = f", {self.stop.reason.value}" if self.stop is not None else ""
+        return f"Step({self.index}, {self.token!r}, id={self.id}{end})"
+
     def _repr_html_(self) -> str:
         """How a notebook shows it."""
         from fanlight.views.notebook import html_of
@@ -162,6 +166,10 @@ class Generation:
 
     def __str__(self) -> str:
         return self.text
+
+    def __repr__(self) -> str:
+        others = f", {len(self.others)} others" if self.others else ""
+        return f"Generation({self.text!r:.80}, {len(self.ids)} tokens, {self.stop.reason.value}{others})"
 
     @property
     def all(self) -> tuple[Generation, ...]:

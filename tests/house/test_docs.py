@@ -55,3 +55,25 @@ def test_the_examples_of_many_texts_run(smollm: Model, tmp_path: Path, monkeypat
     code = "\n".join(examples).replace("fanlight.load()", "MODEL")
     exec(compile(code, "docs/many.md", "exec"), scope | {"MODEL": smollm})
     assert (tmp_path / "rules.safetensors").stat().st_size > 1_000_000
+
+
+def test_the_examples_of_seeing_run(smollm: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "seeing.md").read_text(encoding="utf-8")
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(examples) >= 5
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    code = "\n".join(examples).replace("fanlight.load()", "MODEL")
+    exec(compile(code, "docs/seeing.md", "exec"), scope | {"MODEL": smollm})
+    written = {"run.safetensors", "run.html", "next.png", "temperature.svg", "waterfall.png", "fan.png"}
+    assert written <= {path.name for path in tmp_path.iterdir()}
+    assert len(list((tmp_path / "runs").glob("*.safetensors"))) == 2
+
+
+def test_every_view_and_look_is_on_the_page() -> None:
+    from fanlight.cli.looks import KNOWN
+    from fanlight.cli.showing import VIEWS
+
+    page = (Path(__file__).parents[2] / "docs" / "seeing.md").read_text(encoding="utf-8")
+    quoted = set(re.findall(r"`([^`\n]+)`", page))
+    assert {*VIEWS, *KNOWN} - {"all"} <= quoted

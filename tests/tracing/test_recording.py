@@ -173,6 +173,20 @@ def test_a_full_disk_ends_no_text(smollm: Model, tmp_path: Path, monkeypatch: py
     assert found.trace.norms is not None  # still in memory
 
 
+def test_a_disk_that_is_full_on_the_way_ends_no_text(
+    smollm: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.safetensors"
+
+    def full(*_: Any) -> str:
+        raise TraceError(f"{path}: cannot be written (No space left on device)")
+
+    monkeypatch.setattr(files, "save_trace", full)
+    found = smollm.generate(PROMPT, max_new_tokens=FIRST_SNAPSHOT + 2, ignore_eos=True, trace=path)
+    assert len(found.ids) == FIRST_SNAPSHOT + 2
+    assert any("No space left on device" in note for note in found.notes)
+
+
 def test_where_the_looks_do_not_fit_the_steps_are_kept(
     smollm: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

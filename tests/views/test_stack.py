@@ -13,7 +13,7 @@ from fanlight.errors import OptionError
 from fanlight.models import registry
 from fanlight.models.weights import short
 from fanlight.views.figures import save
-from fanlight.views.stack import stack
+from fanlight.views.stack import stack_figure
 from fanlight.views.terminal import Canvas
 from fanlight.views.terminal_stack import stack_table
 from models import tiny
@@ -78,7 +78,7 @@ def test_a_picture_names_every_part_and_no_two_texts_overlap(tmp_path: Path, nam
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     about = describe(tmp_path, name)
-    figure = stack(about, dark=dark)
+    figure = stack_figure(about, dark=dark)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     texts: list[Any] = [text for text in figure.axes[0].texts if text.get_text()]
@@ -96,7 +96,7 @@ def test_a_picture_names_every_part_and_no_two_texts_overlap(tmp_path: Path, nam
 
 
 def test_a_picture_of_an_encoder_ends_in_states() -> None:
-    figure = stack(fanlight.load_encoder().describe())
+    figure = stack_figure(fanlight.load_encoder().describe())
     said = {text.get_text() for text in figure.axes[0].texts}
     assert {"a state for every token", "segment embedding", "norm"} <= said
 
@@ -106,15 +106,15 @@ def test_the_same_picture_is_the_same_file(tmp_path: Path) -> None:
     for kind in ("svg", "png"):
         files = [tmp_path / f"{i}.{kind}" for i in range(2)]
         for file in files:
-            save(stack(about), file)
+            save(stack_figure(about), file)
         assert files[0].read_bytes() == files[1].read_bytes()
     assert b"token embedding" in (tmp_path / "0.svg").read_bytes()  # text stays text
-    save(stack(about), tmp_path / "0.pdf")
+    save(stack_figure(about), tmp_path / "0.pdf")
     assert (tmp_path / "0.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     about = describe(tmp_path, "gpt2")
     with pytest.raises(OptionError, match="cannot be written"):
-        save(stack(about), tmp_path / "no" / "such" / "folder.png")
+        save(stack_figure(about), tmp_path / "no" / "such" / "folder.png")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -36,6 +36,7 @@ __all__ = [
     "Part",
     "RowStats",
     "Ops",
+    "Readings",
 ]
 
 Buffer = Any

@@ -22,7 +22,7 @@ from fanlight.engine.identity import Identity
 from fanlight.errors import OptionError, TraceError
 from fanlight.trace.header import Header, Origin, Parent
 from fanlight.trace.stop import StopReason
-from fanlight.tracing.looking import check, look
+from fanlight.tracing.looking import check, look, plan
 from fanlight.tracing.trace import Trace
 
 if TYPE_CHECKING:
@@ -131,11 +131,12 @@ class Recorder:
         """A step has come. so_far: the text until here."""
         if self._options.timings:
             self._clock.append((engine.forward_seconds, engine.deciding_seconds))
-        if self._options.path is not None and step.index + 1 == self._next_snapshot:
+        if self._options.path is not None and step.index + 1 == self._next_snapshot and step.stop is None:
             self._next_snapshot *= 2
             text = so_far()
             if len(text.all) == 1:  # which of several is the first is known at the end
-                self._save(self._trace(text, {}, {}, problem="the text was still being written"))
+                with suppress(TraceError):  # a full disk ends no text; the end says so
+                    self._save(self._trace(text, {}, {}, problem="the text was still being written"))
 
     def begin(self, engine: Engine) -> None:
         """The request is about to be computed."""
@@ -158,7 +159,14 @@ class Recorder:
     def _finished(self, generation: Generation, number: int) -> Generation:
         cancelled = generation.stop.reason is StopReason.CANCELLED
         problem = generation.stop.detail if cancelled else ""
-        looks, missing = self._looks(generation)
+        try:
+            looks, missing = self._looks(generation)
+        except BaseException as error:  # Ctrl-C, or a fault: the account of the steps is there, and stays
+            if self._options.path is not None:
+                problem = f"looking inside was ended by {type(error).__name__}: {error}".removesuffix(": ")
+                with suppress(TraceError):
+                    self._save(self._trace(generation, {}, {}, problem=problem), number)
+            raise
         trace = self._trace(generation, looks, missing, problem=problem)
         notes = tuple(f"the trace has no {name}: {why}" for name, why in missing.items())
         if self._options.path is not None:
@@ -167,13 +175,18 @@ class Recorder:
         return replace(generation, trace=trace, notes=generation.notes + notes)
 
     def _looks(self, generation: Generation) -> tuple[dict[str, Any], dict[str, str]]:
-        if not self._options.looks_inside or not generation.ids:
-            return {}, {}
-        ids = generation.prompt_ids + generation.ids
+        options, unseen = self._options, {}
+        n_prompt, ids = len(generation.prompt_ids), generation.prompt_ids + generation.ids
+        try:
+            plan(options, self._source.parts.decoder.config, n_prompt, len(generation.ids))
+        except OptionError as error:  # positions that this text has not
+            options = replace(options, attention=False)
+            unseen = {"attention": str(error)}
+        if not options.looks_inside or not generation.ids:
+            return {}, unseen
         with self._source.engine() as engine:
-            looks, missing = look(
-                self._source.parts.decoder, engine.cache, ids, len(generation.prompt_ids), self._options, self._passes()
-            )
+            looks, missing = look(self._source.parts.decoder, engine.cache, ids, n_prompt, options, self._passes())
+        missing = {**unseen, **missing}
         if "contributions" in looks:
             cap = self._source.parts.decoder.config.logit_softcap
             logits = [_uncapped(chosen_logit(step.record), cap) for step in generation.steps]

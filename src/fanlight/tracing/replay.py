@@ -104,7 +104,7 @@ def _written(trace: Trace, model: Any, config: GenerationConfig, amateur: Any) -
     header = trace.header
     ids, begin = trace.prompt_ids, _beginning(trace, config)
     known = trace.steps[: header.parent.step] if header.parent is not None else ()
-    if header.parent is None and config.token_healing and header.prompt is not None:  # the prompt as it was before its end was taken back
+    if config.token_healing and header.prompt is not None:  # the prompt as it was before its end was taken back
         ids = model.prompt_ids(header.prompt)
     stream = model._stream(ids, config, None, amateur, trace=True, prompt=header.prompt, begin=begin, known=known)
     if _is_cut(header):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fanlight.errors import MissingExtra, OptionError
 
@@ -28,15 +30,47 @@ class Palette(NamedTuple):
 
 LIGHT = Palette("#ffffff", "#1b1f24", "#8a929b", "#0072b2", "#d55e00", "#7a7f85", "#009e73")
 DARK = Palette("#16191d", "#eceff2", "#79818a", "#56b4e9", "#e69f00", "#9aa1a8", "#2fc59b")
+CSS_DPI = 96
+"""Of a browser's inch."""
 
 
 def new_figure(width: float, height: float, palette: Palette) -> Figure:
-    """An empty figure, inches. Errors: MissingExtra."""
+    """An empty figure, inches; in a notebook it shows itself. Errors: MissingExtra."""
     try:
-        from matplotlib.figure import Figure
+        made = _shown_figure()
     except ImportError as error:
         raise MissingExtra(f"pictures need matplotlib ({error}): pip install 'fanlight[plot]'") from None
-    return Figure(figsize=(width, height), facecolor=palette.ground, dpi=120)
+    figure: Figure = made(figsize=(width, height), facecolor=palette.ground, dpi=120)
+    return figure
+
+
+@cache
+def _shown_figure() -> Any:
+    """The class ShownFigure, made when it is first asked for, because matplotlib is an optional library."""
+    from matplotlib.figure import Figure
+
+    class ShownFigure(Figure):
+        """A Figure that notebooks show without pyplot: fine dots, at the size that it has on paper."""
+
+        def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+            from PIL import Image
+
+            whole, small = BytesIO(), BytesIO()
+            self.savefig(whole, format="png", facecolor=self.get_facecolor())
+            # the notebook keeps it: 256 colours are a third of the bytes, and look the same
+            few = Image.open(whole).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+            few.save(small, format="png", optimize=True)
+            width, height = self.get_size_inches() * CSS_DPI
+            return small.getvalue(), {"width": round(width), "height": round(height)}
+
+    ShownFigure.__module__, ShownFigure.__qualname__ = __name__, "ShownFigure"
+    return ShownFigure
+
+
+def __getattr__(name: str) -> Any:  # so that pickle finds the class
+    if name == "ShownFigure":
+        return _shown_figure()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:

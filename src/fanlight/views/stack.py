@@ -34,7 +34,7 @@ class Box(NamedTuple):
     """Of the whole model's parameters, of all blocks together: how strongly the box is filled."""
 
 
-def stack(description: Description, *, dark: bool = False) -> Figure:
+def stack_figure(description: Description, *, dark: bool = False) -> Figure:
     """The tower from token ids to probabilities, and one block: norms, attention, feed-forward, the residual stream.
 
     Errors: MissingExtra; OptionError for a model whose parts another library keeps.
