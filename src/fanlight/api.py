@@ -13,7 +13,8 @@ from fanlight.decoding.layers import layered
 from fanlight.generation import Generation, Step, Stream, TokenCandidate
 from fanlight.kernels import load_ops
 from fanlight.loading import LoadOptions, checked_threads, load_parts
-from fanlight.model import PREFIX_BYTES, Model, Prompt
+from fanlight.model import PREFIX_BYTES, Model
+from fanlight.model_base import Prompt
 
 __all__ = ["Generation", "Model", "Prompt", "Step", "Stream", "TokenCandidate", "layered", "load"]
 

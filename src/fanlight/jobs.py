@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fanlight.engine.loop import Engine
     from fanlight.engine.request import Request
     from fanlight.text.tokenizer import AnyTokenizer
+    from fanlight.tracing.recording import Recorder
 
 
 class Job(NamedTuple):
@@ -51,16 +52,16 @@ def run_jobs(
     *,
     n_begun: int,
     notes: Callable[[Job], Sequence[str]] = lambda job: (),
-    finish: Callable[[Job, Generation], Generation] = lambda job, generation: generation,
+    recorder_of: Callable[[Request], Recorder | None] = lambda request: None,
     explain: Callable[[NumericError], NumericError] = lambda error: error,
 ) -> Iterator[Outcome]:
     """Many jobs through one engine, at most n_begun at a time; outcomes in the order in which they end.
 
-    finish: what is done with a text that has ended. Jobs are taken as there is room for them. Errors of a job are its outcome;
-    dropping the iterator ends all that are begun.
+    recorder_of: what makes the trace of a request, if one is wanted. Jobs are taken as there is room for them. Errors of a
+    job are its outcome; dropping the iterator ends all that are begun.
     """
     queue, more = iter(jobs), True
-    begun: dict[int, tuple[Job, Assembly, float]] = {}
+    begun: dict[int, tuple[Job, Assembly, Recorder | None, float]] = {}
     try:
         while more or begun:
             while more and len(begun) < n_begun:
@@ -73,8 +74,10 @@ def run_jobs(
                 except FanlightError as error:
                     yield Outcome(job.key, None, error)
                     continue
-                assembly = Assembly(request, tokenizer, notes(job))
-                begun[request.id] = (job, assembly, time.perf_counter())
+                assembly, recorder = Assembly(request, tokenizer, notes(job)), recorder_of(request)
+                if recorder is not None:
+                    recorder.begin(engine)
+                begun[request.id] = (job, assembly, recorder, time.perf_counter())
             try:
                 events = engine.step() if begun else []
                 assert events or engine.has_work or not begun, "requests that have not ended neither wait nor run"
@@ -83,14 +86,28 @@ def run_jobs(
                 if not events:
                     raise
             for event in events:
-                job, assembly, started = begun[event.request_id]
-                if event.error is None:
-                    assembly.add(event)
+                job, assembly, recorder, started = begun[event.request_id]
+                step = assembly.add(event) if event.error is None else None
                 assembly.take_time(started)
+                if step is not None and recorder is not None:
+                    recorder.step(step, engine, assembly.result)
                 if event.ends_request:
                     del begun[event.request_id]
                     fault = explain(event.error) if isinstance(event.error, NumericError) else event.error
-                    yield Outcome(job.key, None if fault else finish(job, assembly.result()), fault)
+                    yield _outcome(job, assembly, recorder, fault)
     finally:
-        for _, assembly, _ in begun.values():
+        for _, assembly, _, _ in begun.values():
             engine.drop(assembly.request)
+
+
+def _outcome(job: Job, assembly: Assembly, recorder: Recorder | None, fault: FanlightError | None) -> Outcome:
+    found = assembly.result()
+    if recorder is None:
+        return Outcome(job.key, None if fault else found, fault)
+    if fault is not None:
+        recorder.fail(found, fault)
+        return Outcome(job.key, None, fault)
+    try:
+        return Outcome(job.key, recorder.finish(found), None)
+    except FanlightError as error:  # such as positions to look at that the text has not
+        return Outcome(job.key, None, error)

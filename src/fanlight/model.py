@@ -199,6 +199,7 @@ class Model(ModelBase):
         Errors: those of `generate`, the first one.
         """
         settings, prompts = self._config(config, options), list(prompts)
+        self._check_places(trace, len(prompts))
         found: dict[Any, Generation] = {}
         jobs = (Job(i, prompt, settings, trace=trace) for i, prompt in enumerate(prompts))
         for outcome in self.generate_each(jobs, max_batch=max_batch):
@@ -238,23 +239,20 @@ class Model(ModelBase):
 
     def _run_jobs(self, jobs: Iterable[Job], max_batch: int) -> Iterator[Outcome]:
         with self._spare.taken(max_batch) as engine:
+            recorders: dict[int, Recorder] = {}
 
             def submit(job: Job) -> Request:
                 config, helpers = self._config(job.config, {}), self._helpers(job.assistant, job.amateur)
-                ids = self._ids_of(job.prompt, config)
-                recorder_of(job)  # a mistake shows before the text is written
-                return engine.submit(ids, config, helpers, priority=job.priority, given=job.given)
-
-            def recorder_of(job: Job) -> Recorder | None:
-                options, config = TraceOptions.of(job.trace), self._config(job.config, {})
-                prompt = job.prompt if isinstance(job.prompt, str) else None
-                helpers = [model.name for model in (job.assistant, job.amateur) if model is not None]
-                more = {"helpers": helpers, "is_given": job.given is not None}
-                return None if options is None else self._recorder(options, config, prompt, **more)
-
-            def finish(job: Job, generation: Generation) -> Generation:
-                recorder = recorder_of(job)
-                return generation if recorder is None else recorder.finish(generation)
+                ids, options, recorder = self._ids_of(job.prompt, config), TraceOptions.of(job.trace), None
+                if options is not None:  # a mistake in them shows before the text is written
+                    prompt = job.prompt if isinstance(job.prompt, str) else None
+                    names = [model.name for model in (job.assistant, job.amateur) if model is not None]
+                    more = {"helpers": names, "is_given": job.given is not None, "asked": ids}
+                    recorder = self._recorder(options, config, prompt, **more)
+                request = engine.submit(ids, config, helpers, priority=job.priority, given=job.given)
+                if recorder is not None:
+                    recorders[request.id] = recorder
+                return request
 
             yield from run_jobs(
                 engine,
@@ -263,7 +261,7 @@ class Model(ModelBase):
                 self.tokenizer,
                 n_begun=2 * max_batch,
                 notes=lambda job: self._notes(job.config, job.assistant, job.amateur),
-                finish=finish,
+                recorder_of=lambda request: recorders.pop(request.id, None),
                 explain=self.explain,
             )
 
@@ -342,6 +340,7 @@ class Model(ModelBase):
                 is_given=given is not None,
                 parent=parent,
                 known=known,
+                asked=ids,
             )
         n = max(config.num_beams, config.num_return_sequences, config.best_of)
         engine = self._spare.take(max(MAX_BATCH, 2 * n))
@@ -354,6 +353,19 @@ class Model(ModelBase):
             closed=lambda: self._spare.leave(engine),
             recorder=recorder,
         )
+
+    def _check_places(self, trace: Any, n_texts: int) -> None:
+        """Errors: OptionError for several texts that would go into one file."""
+        options = TraceOptions.of(trace)
+        if options is None or options.path is None or n_texts < 2:
+            return
+        from fanlight.tracing.recording import is_folder
+
+        if not is_folder(options.path):
+            raise OptionError(
+                f"trace: {os.fspath(options.path)!r:.200} is one file, and there are {n_texts} texts: give a folder, whose name "
+                "ends with /"
+            )
 
     def _recorder(self, options: TraceOptions, config: GenerationConfig, prompt: str | None, **more: Any) -> Recorder:
         from fanlight.tracing.recording import Recorder, Source

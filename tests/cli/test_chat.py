@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import fanlight
 from cli.conftest import Run, fake_model
 from fakes.byte_tokenizer import EOS
 from fanlight import Model
@@ -84,3 +86,26 @@ def test_settings_reach_the_chat_and_useless_ones_are_said(run: Run) -> None:
 
 def test_no_new_tokens_at_all(run: Run) -> None:
     assert run("chat", "-n", "0", stdin=b"hi\n", model=parrot([])).code == 0
+
+
+def test_every_answer_is_kept_in_a_folder(run: Run, smollm: Model, tmp_path: Path) -> None:
+    folder = tmp_path / "chats"
+    words = ["chat", "-n", "4", "--trace", str(folder), "--look", "norms"]
+    done = run(*words, stdin=b"hi\nwhat is 2+2?\n", model=smollm)
+    assert done.code == 0
+    traces = [fanlight.open_trace(path) for path in folder.iterdir()]
+    assert sorted(trace.text.strip() for trace in traces) == sorted(done.out.strip().split("\n"))
+    assert all(trace.has == ("norms",) for trace in traces)
+    assert done.err.count(f"[trace {folder}/") == 2
+
+
+def test_mistakes_with_traces_of_a_chat(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for words, message in (
+        (["--look", "norms"], "give --trace FILE with them"),
+        (["--trace", str(tmp_path / "c"), "--candidates", "0"], "--candidates must be at least 1 with it"),
+        (["--trace", str(tmp_path / "file")], "cannot be written"),
+    ):
+        done = run("chat", *words, stdin=b"hi\n", model=parrot([]))
+        assert (done.code, done.out) == (2, "")
+        assert message in done.error

@@ -178,7 +178,7 @@ def test_an_empty_prompt_starts_from_bos_and_says_so(run: Run) -> None:
 def test_ignored_settings_are_said_with_what_to_do(run: Run) -> None:
     err = run("generate", "abc", "-n", "1", "--top-p", "0.5", "--candidates", "3").err
     assert "note: top_p has no effect: do_sample is false (add --do-sample)\n" in err
-    assert "note: candidates has no effect without --explain or --json\n" in err
+    assert "note: candidates has no effect without --explain, --json or --trace\n" in err
 
 
 def test_a_warning_of_the_tokenizer_is_a_note(run: Run) -> None:
@@ -333,7 +333,8 @@ def test_the_version_and_the_overview(run: Run) -> None:
     [
         (
             [],
-            "a command is missing: generate, chat, next, compare, sweep, batch, detect, inspect, models, pull, export, verify, "
+            "a command is missing: generate, chat, next, show, trace, report, score, compare, sweep, batch, detect, "
+            "inspect, models, pull, export, verify, "
             "bench",
         ),
         (["genrate"], "unknown command 'genrate'; did you mean 'generate'?"),

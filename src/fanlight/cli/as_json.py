@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, is_dataclass
-from math import exp, isfinite
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from fanlight.tracing.plain import finite, record_json, stop_json, with_removals
 
+if TYPE_CHECKING:
     from fanlight.api import Generation, Step
     from fanlight.decoding.config import GenerationConfig
-    from fanlight.kernels.ops import RowStats
-    from fanlight.trace.records import StepRecord
-    from fanlight.trace.stop import Stop
+
+__all__ = ["config_json", "dumps", "generation_json", "record_json", "step_json", "stop_json"]
 
 
 def dumps(value: Any) -> str:
@@ -34,12 +32,7 @@ def _plain(value: Any) -> Any:
         return asdict(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return _finite(value) if isinstance(value, float) else value
-
-
-def stop_json(stop: Stop) -> dict[str, Any]:
-    """Why a text ended."""
-    return {"reason": stop.reason.value, "detail": stop.detail, "token": stop.token, "string": stop.string}
+    return finite(value) if isinstance(value, float) else value
 
 
 def generation_json(result: Generation, *, model: str, prompt: str, load_seconds: float) -> dict[str, Any]:
@@ -100,67 +93,6 @@ def step_json(step: Step) -> dict[str, Any]:
         head["guess"] = step.decision.guess._asdict()
     if step.decision.record is None:
         return head
-    candidates = step.candidates
-    found = record_json(step.decision.record, [candidate.text for candidate in candidates])
-    for row, candidate in zip(found["candidates"], candidates, strict=True):
-        if candidate.removal is not None:
-            row["removed_by"], row["rule"] = candidate.removal.label, candidate.removal.rule
-    return {**head, **found}
-
-
-def record_json(record: StepRecord, texts: Sequence[str]) -> dict[str, Any]:
-    """What a step saw. texts: of the candidates."""
-    final_logits = record.final_logits
-    return {
-        "position": record.position,
-        "raw_prob": record.candidates[record.candidate_ids.index(record.id)].raw_prob,
-        "final_prob": record.candidates[record.candidate_ids.index(record.id)].final_prob,
-        "raw_logprob": record.raw_logprob,
-        "final_logprob": record.final_logprob,
-        "raw_rank": record.raw_rank,
-        "final_rank": record.final_rank,
-        "margin": record.margin,
-        "lead": record.lead,
-        "runner_up": record.runner_up,
-        "tail_prob": record.tail_prob,
-        "eos_prob": record.eos_prob,
-        "final_eos_prob": record.final_eos_prob,
-        "raw": _stats(record.raw),
-        "final": _stats(record.final),
-        "candidates": [
-            {
-                "id": candidate.id,
-                "token": text,
-                "raw_logit": _finite(candidate.raw_logit),
-                "final_logit": _finite(final_logit),
-                "raw_prob": candidate.raw_prob,
-                "final_prob": candidate.final_prob,
-                "noise": None if record.noise is None else record.noise[at],
-            }
-            for at, (candidate, text, final_logit) in enumerate(
-                zip(record.candidates, texts, final_logits, strict=True)
-            )
-        ],
-        "effects": [
-            {
-                "label": effect.label,
-                "removes": effect.removes,
-                "n_before": effect.n_before,
-                "n_kept": effect.n_kept,
-                "removed_prob": effect.removed_prob,
-                "entropy_before": effect.before.entropy,
-                "entropy_after": effect.entropy_after,
-                "logits": [_finite(logit) for logit in effect.logits],
-                "probs": [exp(logit - effect.after.logsumexp) for logit in effect.logits],
-            }
-            for effect in record.effects
-        ],
-    }
-
-
-def _stats(stats: RowStats) -> dict[str, Any]:
-    return {name: _finite(value) for name, value in stats._asdict().items()}
-
-
-def _finite(value: float) -> float | None:
-    return value if isfinite(value) else None
+    record = step.decision.record
+    texts = [candidate.text for candidate in step.candidates]
+    return {**head, **with_removals(record_json(record, texts), record)}

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from fanlight.cli.kept import check_new, said
+from fanlight.cli.looks import LOOKS, trace_options
 from fanlight.cli.options import Command, Option
 from fanlight.cli.output import Output, decode_utf8
 from fanlight.cli.settings import (
@@ -25,7 +27,7 @@ from fanlight.cli.settings import (
 from fanlight.errors import ContextOverflow, FanlightError, OptionError
 
 if TYPE_CHECKING:
-    from fanlight.api import Model
+    from fanlight.api import Model, Stream
     from fanlight.decoding.config import GenerationConfig
     from fanlight.trace.stop import Stop
 
@@ -38,21 +40,26 @@ HELP = {"/help": "this list", "/reset": "begin anew", "/exit": "leave (or Ctrl-D
 def run(values: dict[str, Any], words: list[str], output: Output) -> int:
     """See COMMAND."""
     check_early(values, make_config(values))  # a mistake shows before the model is read
+    folder = values["trace"].rstrip("/") + "/" if "trace" in values else None
+    tracing = trace_options(values, folder)
+    check_new(folder)
+    if folder is not None and values.get("candidates") == 0:
+        raise OptionError("--trace keeps what each step saw: --candidates must be at least 1 with it")
+    own: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, **({"candidates": 0} if folder is None else {})}
     if values.get("explain_settings"):
-        explained(
-            values, make_config(values, load_model(values, output), max_new_tokens=MAX_NEW_TOKENS, candidates=0), output
-        )
+        explained(values, make_config(values, load_model(values, output), **own), output)
         return 0
     is_interactive = sys.stdin is not None and sys.stdin.isatty()
     model = load_model(values, output)
     if model.tokenizer.chat_template is None:
         raise OptionError(f"{model.name} has no chat template, so it cannot chat; use: fanlight generate PROMPT")
-    config = make_config(values, model, max_new_tokens=MAX_NEW_TOKENS, candidates=0)
+    config = make_config(values, model, **own)
     say_defaults(values, model, config, output)
     say_notes(config, output, values)
-    if "candidates" in values:
+    if "candidates" in values and folder is None:
         output.note("candidates has no effect in a chat")
-    chat = Chat(model, config, values.get("system"), output, load_helpers(values))
+    helpers = {**load_helpers(values), **({"trace": tracing} if folder is not None else {})}
+    chat = Chat(model, config, values.get("system"), output, helpers)
     if not is_interactive:
         return _from_pipe(chat, output)
     output.summary(f"{model.name}. /help lists the commands; Ctrl-C stops an answer, Ctrl-D leaves.")
@@ -81,8 +88,10 @@ class Chat:
         turn = [*self.messages, {"role": "user", "content": text}]
         pieces: list[str] = []
         stop: Stop | None = None
+        stream: Stream | None = None
         try:
-            with self._model.stream_chat(turn, self._config, **self._helpers) as stream:
+            stream = self._model.stream_chat(turn, self._config, **self._helpers)
+            with stream:
                 if stream.n_texts > 1:  # the best of them is known at the end
                     best = stream.result()
                     pieces, stop = [best.text], best.stop
@@ -93,13 +102,21 @@ class Chat:
                     stop = step.stop
         except KeyboardInterrupt:
             self._end(turn, pieces)
+            self._keep(stream)
             return False
         except ContextOverflow as error:
             raise ContextOverflow(f"the conversation is too long: {error}, or begin anew with /reset") from error
         self._end(turn, pieces)
+        self._keep(stream)
         if stop is not None and stop.reason.value in ("max_new_tokens", "context_window"):
             self._output.note(f"the answer is {stop.detail}")
         return True
+
+    def _keep(self, stream: Stream | None) -> None:
+        """Say where the trace of an answer lies, if one is wanted."""
+        for text in stream.result().all if stream is not None and "trace" in self._helpers else ():
+            assert text.trace is not None
+            said(text.trace, self._output, [note for note in text.notes if note.startswith("the trace was ")])
 
     def _end(self, turn: list[dict[str, str]], pieces: list[str]) -> None:
         self._output.end_line()
@@ -196,8 +213,16 @@ each line is one message, and only the answers are written to standard output.
 
 commands in the chat: {", ".join(f"{name} ({what})" for name, what in HELP.items())}""",
     groups=(
-        ("conversation", (Option("system", "how the assistant is to behave", metavar="TEXT"), COLOR)),
-        *setting_groups(max_new_tokens=str(MAX_NEW_TOKENS), candidates="0"),
+        (
+            "conversation",
+            (
+                Option("system", "how the assistant is to behave", metavar="TEXT"),
+                Option("trace", "keep what each step of an answer saw: a file an answer in FOLDER", metavar="FOLDER"),
+                *LOOKS,
+                COLOR,
+            ),
+        ),
+        *setting_groups(max_new_tokens=str(MAX_NEW_TOKENS), candidates="0; 20 with --trace"),
         ("model", (*MODEL_OPTIONS, *HELPERS)),
     ),
     run=run,

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from math import exp
 from typing import TYPE_CHECKING, Any
 
+from fanlight.cli.kept import check_new, said
+from fanlight.cli.looks import LOOKS, TRACE, trace_options
 from fanlight.cli.options import Command, Option
 from fanlight.cli.output import Output, read_prompt
 from fanlight.cli.settings import (
@@ -42,7 +44,14 @@ def run(values: dict[str, Any], words: list[str], output: Output) -> int:
         raise OptionError("--explain and --json exclude each other; --json holds all that --explain shows")
     if explains and values.get("candidates") == 0:
         raise OptionError("--explain shows candidates: --candidates must be at least 1 with it")
-    defaults: dict[str, Any] = {"candidates": EXPLAINED} if explains else {} if as_json else {"candidates": 0}
+    tracing = trace_options(values, values.get("trace"))
+    check_new(values.get("trace"))
+    if "trace" in values and values.get("candidates") == 0:
+        raise OptionError(
+            "--trace keeps what each step saw: --candidates must be at least 1 with it, or -1 for all tokens"
+        )
+    keeps = as_json or "trace" in values
+    defaults: dict[str, Any] = {} if keeps else {"candidates": EXPLAINED} if explains else {"candidates": 0}
     early = make_config(values, **defaults)  # a mistake shows before the model is read
     check_early(values, early)
     if explains and max(early.num_return_sequences, early.best_of) > 1:
@@ -57,11 +66,14 @@ def run(values: dict[str, Any], words: list[str], output: Output) -> int:
     config = make_config(values, model, **defaults)
     say_defaults(values, model, config, output)
     say_notes(config, output, values)
-    if "candidates" in values and not explains and not as_json:
-        output.note("candidates has no effect without --explain or --json")
+    if "candidates" in values and not explains and not keeps:
+        output.note("candidates has no effect without --explain, --json or --trace")
     if "load_prefix" in values:
         output.note(f"{len(model.load_prefix(values['load_prefix']))} tokens loaded from {values['load_prefix']}")
-    code = _run(values, model, model.stream(prompt, config, **load_helpers(values)), prompt, load_seconds, output)
+    stream = model.stream(prompt, config, trace=tracing if "trace" in values else None, **load_helpers(values))
+    code = _run(values, model, stream, prompt, load_seconds, output)
+    if "trace" in values and not as_json:
+        code = code or _say_traces(stream.result(), output)
     if "save_prefix" in values:
         n_bytes = model.save_prefix(values["save_prefix"], prompt)
         output.note(f"the prompt's keys and values saved in {values['save_prefix']}, {n_bytes / 1e6:.1f} MB")
@@ -75,11 +87,23 @@ def _run(values: dict[str, Any], model: Model, stream: Stream, prompt: str, load
     if stream.n_texts > 1 and not as_json:
         return _several(stream, output)
     if as_json:
-        return _as_json(stream, output, model.name, prompt, load_seconds)
+        return _as_json(stream, output, model.name, prompt, load_seconds, has_trace="trace" in values)
     echo = prompt if values.get("echo", output.is_terminal) else ""
     if values.get("explain"):
         return _explain(stream, output, model, echo, stream.config.candidates)
     return _text(stream, output, echo)
+
+
+def _say_traces(result: Generation, output: Output) -> int:
+    """Where the traces lie; 1 if one could not be kept, or not whole."""
+    codes = []
+    for text in result.all:
+        assert text.trace is not None
+        for note in text.notes:
+            if note.startswith("the trace has no "):
+                output.note(note)
+        codes.append(said(text.trace, output, [note for note in text.notes if note.startswith("the trace was ")]))
+    return max(codes)
 
 
 def _collect(stream: Stream, show: Callable[[Step], None]) -> tuple[Generation, bool]:
@@ -120,14 +144,23 @@ def _tail(text: str) -> str:
     return text if len(text) <= ECHOED_CHARS else f"[...] {text[-ECHOED_CHARS:]}"
 
 
-def _as_json(stream: Stream, output: Output, name: str, prompt: str, load_seconds: float) -> int:
+def _as_json(
+    stream: Stream, output: Output, name: str, prompt: str, load_seconds: float, *, has_trace: bool = False
+) -> int:
     from fanlight.cli.as_json import dumps, generation_json
 
     result, interrupted = _collect(stream, lambda step: None)
     found = generation_json(result, model=name, prompt=prompt, load_seconds=load_seconds)
     found["notes"] = output.notes
+    code = INTERRUPTED if interrupted else 0
+    if has_trace:
+        traces = [text.trace for text in result.all if text.trace is not None]
+        found["traces"] = [
+            {"path": t.path, "id": t.id, "complete": t.header.complete, "problem": t.header.problem} for t in traces
+        ]
+        code = code or int(any(trace.path is None or trace.header.problem for trace in traces))
     output.line(dumps(found))
-    return INTERRUPTED if interrupted else 0
+    return code
 
 
 def _explain(stream: Stream, output: Output, model: Model, echo: str, rows: int) -> int:
@@ -187,6 +220,8 @@ generated stays.""",
             (
                 Option("explain", "show each token with its alternatives, and what the settings did", kind="flag"),
                 Option("json", "one JSON object: text, ids, stop, seed, config, notes, timings, steps", kind="flag"),
+                TRACE,
+                *LOOKS,
                 Option(
                     "load_prefix",
                     "go on from keys and values in FILE where the prompt begins like them",

@@ -89,9 +89,9 @@ def _check_picture(values: dict[str, Any]) -> None:
 
 def _draw(description: Description, path: str, dark: bool) -> None:
     from fanlight.views.figures import save
-    from fanlight.views.stack import stack
+    from fanlight.views.stack import stack_figure
 
-    save(stack(description, dark=dark), path)
+    save(stack_figure(description, dark=dark), path)
 
 
 def _named(name: str, output: Output, labels: list[str], n: int) -> str:

@@ -17,6 +17,10 @@ COMMANDS = {
     "generate": ("generate", "continue a text"),
     "chat": ("chat", "talk with the model"),
     "next": ("next_token", "the next token under several temperatures"),
+    "show": ("show", "pictures: the mask, attention, temperature, filters, the lens, ..."),
+    "trace": ("trace", "kept runs: look, ask, replay, branch, what if"),
+    "report": ("report", "one page of a kept run, every token of which opens"),
+    "score": ("score", "how likely the model finds a text"),
     "compare": ("compare", "what several settings write, side by side"),
     "sweep": ("sweep", "a grid of settings over many prompts, measured"),
     "batch": ("batch", "many prompts from a file, here or on a cluster"),
@@ -68,7 +72,7 @@ def _ignore_ctrl_c() -> None:
 def _run(words: list[str], output: Output) -> int:
     name = words[0] if words else ""
     if name == "help" and words[1:2] and words[1] in COMMANDS:
-        name, words = words[1], ["help", "--help"]
+        name, words = words[1], ["help", *words[2:], "--help"]
     if name in ("-h", "--help", "help"):
         output.write(_overview())
         return DONE
@@ -93,7 +97,7 @@ def _run_command(name: str, words: list[str], output: Output) -> int:
     command: Command = import_module(f"fanlight.cli.{COMMANDS[name][0]}").COMMAND
     flags = words[: words.index("--")] if "--" in words else words
     if "--help" in flags or "-h" in flags:  # whatever else is there
-        output.write(help_text(command))
+        output.write(help_text(command.part(flags)))
         return DONE
     values, others = parse(words, command.options)
     if len(others) > command.max_words == 0:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fanlight.errors import OptionError
@@ -46,11 +47,30 @@ class Command(NamedTuple):
     run: Callable[[dict[str, Any], list[str], Output], int]
     """(values by option name, the words that are no flags, where to write) -> exit code."""
     max_words: int = 1
+    parts: Mapping[str, Command] = MappingProxyType({})
+    """Of a command whose first word says what it does: each with the help and the options that are its own."""
 
     @property
     def options(self) -> tuple[Option, ...]:
         """Of all groups."""
         return tuple(option for _, options in self.groups for option in options)
+
+    def part(self, words: Sequence[str]) -> Command:
+        """The one that the words name; without one, the whole."""
+        return next((self.parts[word] for word in words if word in self.parts), self)
+
+    def check_part(self, name: str, values: Mapping[str, Any]) -> None:
+        """Errors: OptionError for an option that this part has no use for, with those that have."""
+        known = {option.name for option in self.parts[name].options}
+        flags = {option.name: option.flag for option in self.options}
+        for given in values:
+            if given in flags and given not in known:
+                of = [other for other, part in self.parts.items() if any(given == o.name for o in part.options)]
+                where = self.usage.split()[1]
+                raise OptionError(
+                    f"{flags[given]} is not of {where} {name}, but of {', '.join(of)}; "
+                    f"fanlight {where} {name} --help lists its options"
+                )
 
 
 HELP = Option("help", "show this help", kind="flag", short="h")

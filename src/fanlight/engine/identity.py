@@ -29,9 +29,14 @@ class Identity(NamedTuple):
     def of(cls, report: LoadReport, engine: Engine) -> Identity:
         """Of a model as it was loaded. Reads its files, once for a report."""
         conversions, rotation = "; ".join(report.conversions), rotation_of(engine.decoder.config)
-        if not report.fingerprint:
-            report.fingerprint = fingerprint(report.path)
-        return cls(report.fingerprint, engine.ops.name, conversions, rotation, engine.cache.pool.dtype)
+        return cls(fingerprint_of(report), engine.ops.name, conversions, rotation, engine.cache.pool.dtype)
+
+
+def fingerprint_of(report: LoadReport) -> str:
+    """Of the model's files. Reads them, once for a report. Errors: CheckpointError if they cannot be read any more."""
+    if not report.fingerprint:
+        report.fingerprint = fingerprint(report.path)
+    return report.fingerprint
 
 
 def rotation_of(config: DecoderConfig) -> str:

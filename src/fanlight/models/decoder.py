@@ -48,7 +48,7 @@ class DecoderBase(ABC):
         self._weights = weights.packed
         c = config
         scale = c.attn_scale or c.head_dim**-0.5
-        self.rules = [(scale, c.window(i), c.attn_softcap) for i in range(c.n_layer)]
+        self.rules: list[tuple[float, int, float]] = [(scale, c.window(i), c.attn_softcap) for i in range(c.n_layer)]
         """Of each layer's attention: the factor of its scores, the window, the cap."""
 
     def new_pool(self, dtype: str | None = None) -> KVPool:
@@ -129,7 +129,10 @@ class DecoderBase(ABC):
         q = ops.store_kv(qkv, batch, layer, rope)  # (T, (H + 2 H_kv) * D) -> (T, H * D)
         if watch is not None and layer in watch.attention:
             seen = (ops.take_rows(q, watch.kept), batch.take(watch.kept))
-            watch.weights[layer] = ops.attention_weights(*seen, layer, *rule, heads=watch.attention[layer])
+            scale, window, softcap = rule
+            watch.weights[layer] = ops.attention_weights(
+                *seen, layer, scale, window, softcap, heads=watch.attention[layer]
+            )
         if rows is not None:  # from here on only these are read
             x, q, batch = ops.take_rows(x, rows), ops.take_rows(q, rows), batch.take(rows)
         return x, ops.attention(q, batch, layer, *rule)

@@ -54,7 +54,7 @@ class Header:
     """Of what was asked and what came: the same request with the same text has the same one."""
     origin: Origin
     prompt: str | None
-    """None where ids were given; of a chat, the text that the template made."""
+    """As it was given; where ids were, or a chat, the text that they stand for."""
     text: str
     stop: Stop
     seed: int
@@ -79,6 +79,8 @@ class Header:
     helpers: tuple[str, ...] = ()
     """Other models that had a part in the choice."""
     parent: Parent | None = None
+    taken_back: tuple[int, ...] = ()
+    """Ids of the prompt's end that token_healing took back: the text begins with what they stood for."""
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     n_reused: int = 0
@@ -101,6 +103,6 @@ class Header:
         known = Origin.__dataclass_fields__
         values["origin"] = Origin(**{name: value for name, value in found["origin"].items() if name in known})
         values["parent"] = Parent(**found["parent"]) if found.get("parent") else None
-        for name in ("eos_ids", "unkept", "notes", "helpers"):
+        for name in ("eos_ids", "unkept", "notes", "helpers", "taken_back"):
             values[name] = tuple(found.get(name, ()))
         return cls(**values)

@@ -29,7 +29,7 @@ class TraceOptions:
     """Weights of these layers; True: of all. A negative number counts from the last."""
     heads: Sequence[int] | None = None
     """Of these heads; None: of all."""
-    queries: Literal["new", "all"] | Sequence[int] = NEW
+    queries: Literal["new", "all"] | Sequence[int] = "new"
     """The positions that look: "new": those that the steps were chosen at; "all": those of the prompt too; or by number."""
     contributions: bool = False
     """What attention and feed-forward network of each block added to the chosen token's logit."""
@@ -50,7 +50,8 @@ class TraceOptions:
         if self.heads is not None:
             _set(self, "heads", _numbers("heads", self.heads, "numbers of heads, or None"))
         if self.queries not in (NEW, ALL):
-            _set(self, "queries", _numbers("queries", self.queries, '"new", "all", or positions'))
+            chosen: Any = self.queries
+            _set(self, "queries", _numbers("queries", chosen, '"new", "all", or positions'))
 
     def _checked_lens(self) -> int:
         lens = self.lens

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fanlight.errors import OptionError, TraceError
 from fanlight.trace.header import Parent
-from fanlight.tracing.replay import check_model, text_settings
+from fanlight.tracing.replay import check_amateur, check_model, text_settings
 
 if TYPE_CHECKING:
     from fanlight.tracing.trace import Trace
@@ -36,8 +36,11 @@ def branch(
     """
     step = trace.at(step)
     check_model(trace, model)
+    check_amateur(trace, amateur)
     config = text_settings(trace.header)
     config = model._config(config, settings)
+    if config.num_beams == 1 and not config.samples and "num_return_sequences" not in settings:
+        config = config.replace(num_return_sequences=1)  # that a search gave
     tokens = _tokens(token, model, trace.header.origin.n_vocab)
     if token is None and not settings:
         raise OptionError("a branch needs another token, or other settings: without either it is the same text")

@@ -13,16 +13,17 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
-from math import atanh, isfinite
+from itertools import pairwise
+from math import atanh, inf, isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanlight.decoding.config import DEFAULTS, GenerationConfig
-from fanlight.engine.identity import Identity
+from fanlight.engine.identity import Identity, fingerprint_of
 from fanlight.errors import OptionError, TraceError
 from fanlight.trace.header import Header, Origin, Parent
 from fanlight.trace.stop import StopReason
-from fanlight.tracing.looking import check, look, plan
+from fanlight.tracing.looking import check, look
 from fanlight.tracing.trace import Trace
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
-        return value if isfinite(value) else _CODE
+        return value if isfinite(value) else "-inf" if value == -inf else _CODE  # a bias that removes a token
     if is_dataclass(value) and not isinstance(value, type):
         return _plain(asdict(value))
     if isinstance(value, Mapping):
@@ -108,20 +109,26 @@ class Recorder:
         parent: Parent | None = None,
         known: Sequence[StepRecord] = (),
         is_given: bool = False,
+        asked: Sequence[int] = (),
     ) -> None:
-        """prompt: the text, if it was one. known: the first steps' records, of the parent.
+        """prompt: the text, if it was one. known: the first steps' records, of the parent. asked: the prompt's ids, before
+        token_healing took any back.
 
-        Errors: OptionError for layers that are not there, TraceError for a path that cannot be written.
+        Errors: OptionError for layers that are not there, TraceError for a path that cannot be written, CheckpointError if the
+        model's files cannot be read any more: all before the text is written. Reads those files, once for a model.
         """
         if not config.candidates:
             raise OptionError("a trace needs the account of the steps: candidates must be above 0")
         check(options, source.parts.decoder.config)
         self._source, self._options, self._prompt = source, options, prompt
         self._helpers, self._parent, self._is_given = tuple(helpers), parent, is_given
-        self._known = tuple(known)
+        self._known, self._asked = tuple(known), tuple(asked)
         self._next_snapshot = FIRST_SNAPSHOT
-        self._clock: list[tuple[float, float]] = []
+        self._snapshot: str | None = None
+        self._begun = (0.0, 0.0)
+        self._clocks: dict[int, list[tuple[float, float]]] = {}
         self._origin: Origin | None = None
+        fingerprint_of(source.parts.report)
         if options.path is not None:
             from fanlight.tracing.files import check_target
 
@@ -130,18 +137,19 @@ class Recorder:
     def step(self, step: Step, engine: Engine, so_far: Callable[[], Generation]) -> None:
         """A step has come. so_far: the text until here."""
         if self._options.timings:
-            self._clock.append((engine.forward_seconds, engine.deciding_seconds))
+            self._clocks.setdefault(step.sequence, []).append((engine.forward_seconds, engine.deciding_seconds))
         if self._options.path is not None and step.index + 1 == self._next_snapshot and step.stop is None:
             self._next_snapshot *= 2
             text = so_far()
             if len(text.all) == 1:  # which of several is the first is known at the end
                 with suppress(TraceError):  # a full disk ends no text; the end says so
-                    self._save(self._trace(text, {}, {}, problem="the text was still being written"))
+                    trace = self._trace(text, {}, {}, problem="the text was still being written")
+                    self._snapshot = self._save(trace).path
 
     def begin(self, engine: Engine) -> None:
         """The request is about to be computed."""
         if self._options.timings:
-            self._clock = [(engine.forward_seconds, engine.deciding_seconds)]
+            self._begun = (engine.forward_seconds, engine.deciding_seconds)
 
     def fail(self, so_far: Generation, error: BaseException) -> None:
         """The request ended with an error: what came before stays, marked incomplete, where a path was given."""
@@ -161,7 +169,7 @@ class Recorder:
         problem = generation.stop.detail if cancelled else ""
         try:
             looks, missing = self._looks(generation)
-        except BaseException as error:  # Ctrl-C, or a fault: the account of the steps is there, and stays
+        except BaseException as error:  # Ctrl-C, positions that are not there: the account of the steps stays
             if self._options.path is not None:
                 problem = f"looking inside was ended by {type(error).__name__}: {error}".removesuffix(": ")
                 with suppress(TraceError):
@@ -175,28 +183,32 @@ class Recorder:
         return replace(generation, trace=trace, notes=generation.notes + notes)
 
     def _looks(self, generation: Generation) -> tuple[dict[str, Any], dict[str, str]]:
-        options, unseen = self._options, {}
-        n_prompt, ids = len(generation.prompt_ids), generation.prompt_ids + generation.ids
-        try:
-            plan(options, self._source.parts.decoder.config, n_prompt, len(generation.ids))
-        except OptionError as error:  # positions that this text has not
-            options = replace(options, attention=False)
-            unseen = {"attention": str(error)}
-        if not options.looks_inside or not generation.ids:
-            return {}, unseen
+        if not self._options.looks_inside or not generation.ids:
+            return {}, {}
+        ids = generation.prompt_ids + generation.ids
         with self._source.engine() as engine:
-            looks, missing = look(self._source.parts.decoder, engine.cache, ids, n_prompt, options, self._passes())
-        missing = {**unseen, **missing}
+            looks, missing = look(
+                self._source.parts.decoder,
+                engine.cache,
+                ids,
+                len(generation.prompt_ids),
+                self._options,
+                self._passes(generation),
+            )
         if "contributions" in looks:
             cap = self._source.parts.decoder.config.logit_softcap
             logits = [_uncapped(chosen_logit(step.record), cap) for step in generation.steps]
             looks["contributions"].logits[:] = logits
         return looks, missing
 
-    def _passes(self) -> dict[str, list[float]]:
-        pairs = list(zip(self._clock, self._clock[1:], strict=False))
+    def _passes(self, generation: Generation) -> dict[str, list[float]]:
+        """Seconds of each step of this text; NaN where nobody took the time."""
+        if not self._clocks:
+            return dict.fromkeys(("forward", "deciding"), [nan] * len(generation.steps))
+        clock = [self._begun, *(self._clocks[step.sequence][step.index] for step in generation.steps)]
         return {
-            name: [after[i] - before[i] for before, after in pairs] for i, name in enumerate(("forward", "deciding"))
+            name: [after[i] - before[i] for before, after in pairwise(clock)]
+            for i, name in enumerate(("forward", "deciding"))
         }
 
     def _trace(
@@ -209,7 +221,7 @@ class Recorder:
         prompt = self._prompt
         tokenizer = self._source.parts.tokenizer
         header = Header(
-            id=trace_id(self._origin, generation, settings, is_given=self._is_given),
+            id=trace_id(self._origin, generation, settings, is_given=self._is_given, parent=self._parent),
             origin=self._origin,
             prompt=prompt if prompt is not None else tokenizer.decode(generation.prompt_ids),
             text=generation.text,
@@ -227,6 +239,7 @@ class Recorder:
             is_given=self._is_given,
             helpers=self._helpers,
             parent=self._parent,
+            taken_back=self._asked[len(generation.prompt_ids) :],
             prefill_seconds=generation.prefill_seconds,
             decode_seconds=generation.decode_seconds,
             n_reused=generation.usage.n_reused,
@@ -273,13 +286,23 @@ class Recorder:
         from fanlight.tracing.files import save_trace
 
         assert self._options.path is not None
-        return trace.at_path(save_trace(trace, numbered(self._options.path, number)))
+        saved = trace.at_path(save_trace(trace, numbered(self._options.path, number)))
+        if self._snapshot not in (None, saved.path):  # in a folder, a text that has grown has another name
+            with suppress(OSError):
+                Path(str(self._snapshot)).unlink()
+            self._snapshot = None
+        return saved
+
+
+def is_folder(path: Any) -> bool:
+    """Whether traces that go there have names of their own."""
+    return str(path).endswith(("/", "\\")) or Path(path).is_dir()
 
 
 def numbered(path: Any, number: int) -> str:
     """The file of the second, third, ... text of a request: "run.2.safetensors". A folder stays one."""
     text = str(path)
-    if number == 1 or text.endswith(("/", "\\")) or Path(text).is_dir():
+    if number == 1 or is_folder(path):
         return text
     file = Path(text)
     return str(file.with_name(f"{file.stem}.{number}{file.suffix}"))
@@ -307,10 +330,18 @@ def origin_of(parts: Loaded, engine: Engine) -> Origin:
     )
 
 
-def trace_id(origin: Origin, generation: Generation, settings: Mapping[str, Any], *, is_given: bool) -> str:
-    """16 hexadecimal digits of what was asked and what came."""
+def trace_id(
+    origin: Origin,
+    generation: Generation,
+    settings: Mapping[str, Any],
+    *,
+    is_given: bool,
+    parent: Parent | None = None,
+) -> str:
+    """16 hexadecimal digits of what was asked and what came; of a branch, where it left too, so that none is its own parent."""
     seed = generation.seed if generation.config.samples else None  # without draws it means nothing
     said = [origin.fingerprint, generation.prompt_ids, generation.ids, settings, seed, is_given]
+    said += [parent.id, parent.step] if parent is not None else []
     return sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 

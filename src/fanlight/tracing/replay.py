@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fanlight.decoding.contrasts import ContrastiveDecoding
 from fanlight.errors import OptionError, TraceError
 from fanlight.trace.stop import StopReason
 from fanlight.tracing.recording import config_of
@@ -77,6 +78,7 @@ def replay(trace: Trace, model: Any, *, any_model: bool = False, amateur: Any = 
     that cannot be replayed; OptionError for settings that were code.
     """
     check_model(trace, model, any_model=any_model)
+    check_amateur(trace, amateur)
     header, n = trace.header, trace.n_steps
     config = text_settings(header)
     if header.is_given:
@@ -102,18 +104,28 @@ def replay(trace: Trace, model: Any, *, any_model: bool = False, amateur: Any = 
 
 def _written(trace: Trace, model: Any, config: GenerationConfig, amateur: Any) -> Trace:
     header = trace.header
-    ids, begin = trace.prompt_ids, _beginning(trace, config)
+    begin = _beginning(trace, config)
     known = trace.steps[: header.parent.step] if header.parent is not None else ()
-    if config.token_healing and header.prompt is not None:  # the prompt as it was before its end was taken back
-        ids = model.prompt_ids(header.prompt)
-    stream = model._stream(ids, config, None, amateur, trace=True, prompt=header.prompt, begin=begin, known=known)
+    ids = trace.prompt_ids + (header.taken_back if config.token_healing else ())
+    given = {"prompt": header.prompt, "begin": begin, "parent": header.parent, "known": known}
+    stream = model._stream(ids, config, None, amateur, trace=True, **given)
     if _is_cut(header):
         with stream:
-            for step in stream:
+            for step in stream if trace.n_steps else ():
                 if step.index + 1 >= trace.n_steps:
                     break
     again: Trace = stream.result().trace
     return again
+
+
+def check_amateur(trace: Trace, amateur: Any) -> None:
+    """Errors: OptionError if a second model had a part in the choice, and none is there."""
+    if amateur is not None or not trace.n_steps:
+        return
+    if any(effect.name == ContrastiveDecoding.name for effect in trace.steps[-1].effects):
+        raise OptionError(
+            f"the trace was written with an amateur ({', '.join(trace.header.helpers)}); give that model: amateur=..."
+        )
 
 
 def _beginning(trace: Trace, config: GenerationConfig) -> tuple[int, ...]:

@@ -145,8 +145,11 @@ class Trace:
         """A step's number, counted from the end if it is negative. Errors: OptionError if there is none such."""
         if isinstance(step, bool) or not isinstance(step, int):
             raise OptionError(f"a step is a whole number: got {step!r:.80}")
+        if not self.n_steps:
+            raise OptionError(f"there is no step {step}; the trace has none: its text has no token")
         if not -self.n_steps <= step < self.n_steps:
-            raise OptionError(f"there is no step {step}; the trace has {self.n_steps}, from 0 to {self.n_steps - 1}")
+            there = f"{self.n_steps}, from 0 to {self.n_steps - 1}" if self.n_steps else "none"
+            raise OptionError(f"there is no step {step}; the trace has {there}")
         return step % self.n_steps
 
     # -- tokens -------------------------------------------------------------------------------------------------------

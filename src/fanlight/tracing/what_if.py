@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fanlight.decoding.config import DEFAULTS, GenerationConfig
 from fanlight.decoding.processors import Surroundings
-from fanlight.decoding.stopping import LoopDetector, StopRules, StopStrings, stop_string
+from fanlight.decoding.stopping import LoopDetector, StopRules, StopStrings, stop_max_new_tokens, stop_string
 from fanlight.decoding.strategies.choose import SAMPLING, strategy_of
 from fanlight.errors import OptionError
 from fanlight.kernels import load_ops
@@ -160,7 +160,7 @@ class WhatIf:
         if self.end_step is not None and at == self.end_step + 1:
             return f"the text would end after step {self.end_step}: {self.end}{sure}"
         if at == len(self.steps):
-            return f"the text would go on after its last step, {at - 1}{sure}"
+            return f"the text would go on after its last step, {at - 1}{sure}" if at else "the text would begin"
         step = self.steps[at]
         assert step.new_id is not None
         was, now = self.labels[step.original_id], self.labels[step.new_id]
@@ -322,6 +322,8 @@ def _end(
     """The step after which the text would end, if its tokens stay as they are, and why."""
     if trace.header.is_given:
         return None, None
+    if not trace.ids and rules.max_new_tokens == 0:
+        return None, stop_max_new_tokens(0)
     loop = LoopDetector(config.loop_repeats, config.loop_min_tokens) if config.loop_repeats else None
     same_strings = own is not None and own.stop_strings == config.stop_strings
     strings = StopStrings(() if same_strings else config.stop_strings)

@@ -62,7 +62,7 @@ def _made() -> Any:
     except ImportError as error:
         raise MissingExtra(f"the widget needs anywidget ({error}): pip install 'fanlight[notebook]'") from None
 
-    class TraceWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
+    class TraceWidget(anywidget.AnyWidget):  # type: ignore[untyped-decorator, unused-ignore]
         """A Trace to click through. step: the step whose panel is open, None for none; by: what colours the text."""
 
         _esm = module()
@@ -75,11 +75,11 @@ def _made() -> Any:
             self._trace = trace
             super().__init__(_data=data_json(trace), step=step, by=by)
 
-        @traitlets.validate("step")  # type: ignore[misc, unused-ignore]
+        @traitlets.validate("step")  # type: ignore[untyped-decorator, unused-ignore]
         def _step_of_the_trace(self, proposal: Any) -> int | None:
             return None if proposal["value"] is None else self._trace.at(proposal["value"])
 
-        @traitlets.validate("by")  # type: ignore[misc, unused-ignore]
+        @traitlets.validate("by")  # type: ignore[untyped-decorator, unused-ignore]
         def _known_measure(self, proposal: Any) -> str:
             name: str = proposal["value"]
             if name == "nothing":

@@ -162,7 +162,12 @@ def check_begin(config: GenerationConfig, strategy: str, begin: Sequence[int], n
         raise OptionError(
             f"the text begins with {len(begin)} tokens, max_new_tokens={new_tokens} allows fewer; raise it"
         )
-    if n_prompt + len(begin) > n_ctx:
+    if new_tokens is None and config.max_length is not None and n_prompt + len(begin) > config.max_length:
+        raise OptionError(
+            f"the prompt has {n_prompt} tokens and the given beginning {len(begin)}, max_length={config.max_length} "
+            "allows fewer; raise it"
+        )
+    if n_prompt + len(begin) - 1 > n_ctx:  # nothing comes after the last, if it fills the window
         raise ContextOverflow(
             f"the prompt has {n_prompt} tokens and the given beginning {len(begin)}, the context window holds {n_ctx}; "
             "shorten one of them"
