@@ -118,10 +118,12 @@ JOBS := [test,ray,eval]
 test-jobs: install .venv/jobs.stamp .venv/model.stamp
 	@$(BIN)/python -m pytest tests/jobs $(ARGS)
 
+COURSE := [test,course]
+
 # The course's notebook in a kernel of its own.
 .venv/course.stamp: pyproject.toml .venv/test.stamp
 	@echo "[setup] installing what runs notebooks"
-	@$(call IN_PLACE,-qq,[test,course])
+	@$(call IN_PLACE,-qq,$(COURSE))
 	@touch $@
 
 test-course: install .venv/course.stamp .venv/model.stamp .venv/encoder.stamp

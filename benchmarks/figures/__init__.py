@@ -9,10 +9,12 @@ from benchmarks.figures import (
     comparing,
     context,
     decode,
+    full_trace,
     gpt2_medium,
     growth,
     loading,
     long_context,
+    looking,
     lookup,
     many,
     memory,
@@ -20,10 +22,13 @@ from benchmarks.figures import (
     processors,
     python_share,
     quality,
+    recording,
+    report,
     reuse,
     sampling,
     scheduler,
     startup,
+    trace_index,
 )
 
 FIGURES = {
@@ -48,6 +53,11 @@ FIGURES = {
         growth,
         lookup,
         reuse,
+        recording,
+        looking,
+        full_trace,
+        trace_index,
+        report,
         many,
         gpt2_medium,
     )

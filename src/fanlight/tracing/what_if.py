@@ -135,7 +135,8 @@ class WhatIf:
         lines.append(self._parting())
         others = [step for step in self.steps if not step.same]
         if others:
-            lines += ["", f"{'step':>5}  {'as it was':<18} {'prob':>7}   {'then':<18} {'prob':>7}"]
+            lines += ["", "probabilities of both under the new settings, after all processors:"]
+            lines.append(f"{'step':>5}  {'as it was':<18} {'prob':>7}   {'then':<18} {'prob':>7}")
             lines += [self._line(step) for step in others[:SHOWN]]
             if len(others) > SHOWN:
                 lines.append(f"       and {len(others) - SHOWN} more steps")

@@ -89,10 +89,9 @@ def attention_figure(
 
 def looked(attention: Attention, layer: int | None = None, head: int | None = None) -> Looked:
     """Where the weights go: of one head, of a layer, or of all. layer, head: places among those recorded."""
-    weights = np.asarray(attention.weights, np.float64)
-    weights = weights if layer is None else weights[layer : layer + 1]
+    weights = attention.weights if layer is None else attention.weights[layer : layer + 1]
     weights = weights if head is None else weights[:, head : head + 1]
-    mean = weights.mean((0, 1))  # (queries, positions)
+    mean = np.asarray(weights).mean((0, 1), dtype=np.float64)  # (queries, positions); only what is asked for is widened
     rows = np.asarray(attention.queries)
     own = np.arange(len(rows))
     n = len(rows)
@@ -144,6 +143,7 @@ class _View:
         self.key_labels = [labels[key] for key in self.keys]
         self.query_labels = [labels[query] for query in attention.queries]
         self.all_keys = len(self.keys) == n
+        self.seen = [visible(attention, layer) for layer in range(len(attention.layers))]
 
     # -- what is shown ----------------------------------------------------------------------------------------------------
 
@@ -275,9 +275,7 @@ class _View:
         facts = f"{ax.count(len(self.query_labels), 'query').replace('querys', 'queries')}"
         facts += f", {ax.count(len(self.keys), 'key')}"
         facts += "" if self.all_keys else f" of {self.a.weights.shape[3]:,}"
-        facts += (
-            "; grey: may not look there" if not all(visible(self.a, i).all() for i in range(len(self.a.layers))) else ""
-        )
+        facts += "; grey: may not look there" if not all(seen.all() for seen in self.seen) else ""
         facts += f"; sliding window of {', '.join(f'{w:,}' for w in sorted(windows))}" if windows else ""
         return [facts]
 
@@ -286,14 +284,14 @@ class _View:
 
     def _matrix(self, page: ax.Page, axes: Axes, layer: int, head: int) -> None:
         weights = np.asarray(self.a.weights[layer, head], np.float64)[:, self.keys]
-        seen = visible(self.a, layer)[:, self.keys]
+        seen = self.seen[layer][:, self.keys]
         axes.imshow(self._colours(page, weights, seen), interpolation="nearest", aspect="auto")
         ax.dress(axes, page.palette, ())
 
     def _pooled(self, layer: int, head: int, side: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """(side, side): the largest weight of each group of cells; small matrices are stretched."""
         weights = np.asarray(self.a.weights[layer, head], np.float64)[:, self.keys]
-        seen = visible(self.a, layer)[:, self.keys]
+        seen = self.seen[layer][:, self.keys]
         for axis in (0, 1):
             n = weights.shape[axis]
             if n <= side:

@@ -98,11 +98,16 @@ def _columns(sign: str) -> int:
 
 
 def context(text: str, most: int = 48) -> str:
-    """The end of a text on one line, in quotes, for a heading; drawable."""
-    signs = _signs(" ".join(text.split()))
+    """The end of a text on one line, in quotes, for a heading; drawable. Blanks and line ends that it ends in can be seen."""
+    signs = [*_signs(" ".join(text.split())), *map(blank, text[len(text.rstrip()) :])]
     cut = len(signs) > most
     said = "".join(signs[-(most - 1) :] if cut else signs).replace("$", r"\$")
     return f"'{HIDDEN}{said}'" if cut else f"'{said}'"
+
+
+def blank(sign: str) -> str:
+    """A blank or a line end as a sign: what comes next depends on it."""
+    return "␣" if sign == " " else sign.encode("unicode_escape").decode("ascii")
 
 
 @cache
@@ -153,11 +158,11 @@ def _words(text: str, inches: float, size: float, bold: bool) -> Iterator[str]:
 
 
 def percent(prob: float) -> str:
-    """A probability in a picture: "28.6%", "0.43%", "3.1e-08"; 0 if there is none."""
+    """A probability in a picture: "28.6%", "0.43%", "0.0082%", "3.1e-06%"; 0 if there is none."""
     if prob <= 0:
         return "0"
     if prob < 0.0001:
-        return f"{prob:.1e}"
+        return f"{prob * 100:.2g}%"
     if prob >= 1 - 1e-12:
         return "100%"
     if prob > 0.9995:
@@ -168,7 +173,7 @@ def percent(prob: float) -> str:
 def short_percent(prob: float) -> str:
     """The same with as few signs as its size needs: "29%", "2.5%", "100%"."""
     if 0 < prob < 0.0001:
-        return f"{prob:.0e}"
+        return f"{prob * 100:.2g}%"
     return f"{prob * 100:.3g}%"
 
 

@@ -284,9 +284,7 @@ class _Window:
         if fits < LEGIBLE:
             return
         ink = self.page.palette.feed_forward if pane.node in self.best else self.page.palette.ink
-        said = (f"{prob * 100:.2g}%" if 1e-6 <= prob < 1e-4 else ax.short_percent(float(f"{prob:.2g}"))) + (
-            END if self.fan.nodes[pane.node].is_end else ""
-        )
+        said = ax.short_percent(float(f"{prob:.2g}")) + (END if self.fan.nodes[pane.node].is_end else "")
         turn, side = degrees(pane.middle) - (180 if is_left else 0), "right" if is_left else "left"
         self._text(pane.outer + 0.07, pane.middle, said, fits, turn, ink, side, f"cumulative {pane.node}")
 

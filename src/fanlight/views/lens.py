@@ -137,7 +137,7 @@ def _title(right: NDArray[np.bool_], n_layer: int) -> str:
     of = (
         f"half of {n} tokens are settled by block {middle} of {n_layer}"
         if middle <= n_layer
-        else "most tokens are not its first"
+        else f"most of {n} tokens are not the model's first choice"
     )
     unlike = int((when > n_layer).sum())
     other = (

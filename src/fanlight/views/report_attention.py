@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from fanlight.trace.looks import Attention
 
-MOST_BYTES = 3_000_000
-"""Before base64."""
+MOST_BYTES = 1_500_000
+"""Before base64; a page of 300 tokens with all else that a trace can hold stays below 3 MB."""
 DEGREES = ((32, 4), (24, 3), (20, 2), (16, 1), (12, 0), (8, 0))
 """Positions of the mean over the heads, and of each head: the first pair that fits."""
 CHUNK = 16_000_000

@@ -147,7 +147,8 @@ def _sweep(
     import numpy as np
 
     palette, n = made.palette, len(labels)
-    grid = np.geomspace(LOW, HIGH, POINTS)
+    low, high = min([LOW, *filter(None, temperatures)]), max(HIGH, *temperatures)
+    grid = np.geomspace(low, high, POINTS)
     shapes = [shape_at(distribution, float(temperature), n) for temperature in grid]
     bands = np.array([shape.probs for shape in shapes])  # (POINTS, n)
     colours = [mixed(colour, palette.ground, 0.85) for colour in series(palette)[:n]]
@@ -158,12 +159,12 @@ def _sweep(
         grid, *bands.T, rest, colors=[*colours, mixed(palette.faint, palette.ground, 0.35)], lw=0.6, ec=palette.ground
     )
     axes.set_xscale("log")
-    axes.set_xlim(LOW, HIGH)
+    axes.set_xlim(low, high)
     axes.set_ylim(0, 1)
     shared.percent_axis(axes, "y")
     shared.name(axes, palette, "x", "temperature (log scale)")
     shared.name(axes, palette, "y", "probability")
-    _temperature_ticks(axes)
+    _temperature_ticks(axes, low, high)
     other = axes.twinx()
     shared.dress(other, palette, ("right",))
     other.patch.set_visible(False)
@@ -172,7 +173,7 @@ def _sweep(
     other.set_ylim(0, max(0.1, max(shape.entropy for shape in shapes) * 1.08))
     shared.name(other, palette, "y", "entropy, nats (line)")
     for temperature in temperatures:
-        if LOW <= temperature <= HIGH:
+        if temperature:
             axes.axvline(temperature, color=palette.ink, lw=1, ls=(0, (4, 2.5)))
             axes.annotate(
                 f"{temperature:g}", (temperature, 1), (0, 3), xycoords=("data", "axes fraction"), ha="center", va="bottom",
@@ -181,10 +182,10 @@ def _sweep(
     _names(made, labels, colours, (made.width - right + 0.75, 0.5))
 
 
-def _temperature_ticks(axes: Axes) -> None:
+def _temperature_ticks(axes: Axes, low: float, high: float) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
-    axes.xaxis.set_major_locator(FixedLocator([0.05, 0.1, 0.2, 0.5, 1, 2, 3]))
+    axes.xaxis.set_major_locator(FixedLocator([tick for tick in TICKS if low <= tick <= high]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _at: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())

@@ -24,7 +24,7 @@ from fanlight.views.terminal_sheet import (
 if TYPE_CHECKING:
     from fanlight.tracing.trace import Trace
 
-PERCENT, NAME = 6, 16  # columns
+PERCENT, NAME = 7, 16  # columns
 MOST_LISTED = 5
 FEW = 12
 """Steps up to which all are listed."""

@@ -77,7 +77,7 @@ def _title(lens: Lens, at: Sequence[int], n_layer: int) -> str:
         return f"What each layer would say: the chosen token is {last}"
     middle = int(when[(n - 1) // 2])
     half = f"half of {n} tokens are settled by block {middle} of {n_layer}"
-    said = half if middle <= n_layer else "most tokens are not its first"
+    said = half if middle <= n_layer else f"most of {n} tokens are not the model's first choice"
     if unlike and middle <= n_layer:
         said += f"; {unlike} {'is' if unlike == 1 else 'are'} not the model's first choice"
     return f"What each layer would say: {said}"

@@ -86,8 +86,9 @@ def _start(text: str, width: int) -> str:
 
 
 def ending_of(text: str, width: int, canvas: Canvas) -> str:
-    """The end of a text on one line, in quotes, in at most so many columns."""
-    said = one_line(" ".join(text.split()), canvas)
+    """The end of a text on one line, in quotes, in at most so many columns. Blanks that it ends in can be seen."""
+    ending = text[len(text.rstrip()) :].replace(" ", "␣")
+    said = one_line(" ".join(text.split()) + ending, canvas)
     dots = canvas.plain("…")
     if columns(said) + 2 <= width:
         return f"'{said}'"
@@ -137,8 +138,8 @@ def short_percent(prob: float) -> str:
 
 
 def small_percent(prob: float) -> str:
-    """As everywhere, but small ones by their power of ten: "4e-05"."""
-    return f"{prob:.0e}" if 0 < prob < 0.0001 else percent_of(prob)
+    """As everywhere, but small ones with one digit: "0.004%", "3e-06%"."""
+    return f"{prob * 100:.1g}%" if 0 < prob < 0.0001 else percent_of(prob)
 
 
 def percent_of(prob: float) -> str:
@@ -288,7 +289,7 @@ def _lighter(sign: str, canvas: Canvas) -> str:
 
 
 def _power(power: int) -> str:
-    return f"{10.0 ** (power + 2):g}%" if power >= -5 else f"1e{power:03d}"
+    return f"{10.0 ** (power + 2):g}%"
 
 
 # -- grounds ---------------------------------------------------------------------------------------------------------------

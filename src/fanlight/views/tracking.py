@@ -71,8 +71,8 @@ def tracking_figure(tracked: Tracked | Sequence[Tracked], *, dark: bool = False)
 def _title(several: Sequence[Tracked]) -> str:
     n = count(several[0].n_steps, "step")
     if len(several) > 1:
-        names = ", ".join(f"'{token(each.label, 20)}'" for each in several[:4]) + (", …" if len(several) > 4 else "")
-        return f"{names} over {n}"
+        names = ", ".join(map(_highest, several[:4])) + (", …" if len(several) > 4 else "")
+        return f"{names}, over {n}"
     only = several[0]
     best = only.likeliest
     if best is None:
@@ -82,11 +82,18 @@ def _title(several: Sequence[Tracked]) -> str:
     return f"'{token(only.label, 28)}' over {n}: likeliest at step {best:,} ({percent(float(only.raw_probs[best]))}{first})"
 
 
+def _highest(each: Tracked) -> str:
+    """A token, and how likely it became."""
+    best = each.likeliest
+    said = "never stored" if best is None else f"up to {percent(float(each.raw_probs[best]))} at step {best:,}"
+    return f"'{token(each.label, 20)}' {said}"
+
+
 def _facts(several: Sequence[Tracked]) -> list[str]:
     facts = []
     if len(several) == 1:
         only = several[0]
-        for what, steps in (("Passes 50 %", only.passed_half), ("Becomes the most probable token", only.became_first)):
+        for what, steps in (("Passes 50%", only.passed_half), ("Becomes the most probable token", only.became_first)):
             if steps:
                 listed = ", ".join(f"{step:,}" for step in steps[:8]) + (", …" if len(steps) > 8 else "")
                 facts.append(f"{what} at {'step' if len(steps) == 1 else 'steps'} {listed}.")
@@ -98,7 +105,8 @@ def _facts(several: Sequence[Tracked]) -> list[str]:
         facts.append(f"What is below {LEAST:.0e} is drawn at the bottom.")
     said = "Bars: the trace did not store it; it had that much at most." if bars else ""
     said += (" " if said and rings else "") + ("Rings: the text goes on with it." if rings else "")
-    return [*facts, *([said] if said else [])]
+    said += (" " if said else "") + "Dashed: 50%."
+    return [*facts, said]
 
 
 # -- drawing ---------------------------------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def _made() -> Any:
     except ImportError as error:
         raise MissingExtra(f"the widget needs anywidget ({error}): pip install 'fanlight[notebook]'") from None
 
-    class TraceWidget(anywidget.AnyWidget):  # type: ignore[untyped-decorator, unused-ignore]
+    class TraceWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
         """A Trace to click through. step: the step whose panel is open, None for none; by: what colours the text."""
 
         _esm = module()

@@ -71,7 +71,7 @@ function factsOfStep(data, step) {
   const runnerUp = data.column("runnerUp")[step];
   if (runnerUp >= 0) {
     const lead = Number.isNaN(v("lead")) ? "" : `, by ${v("lead").toFixed(2)}`;
-    add("otherwise", `${visible(data.label(runnerUp))}${lead}`, "what would have been chosen without this token, and by how much it lost the draw");
+    add("otherwise", `'${visible(data.label(runnerUp))}'${lead}`, "what would have been chosen without this token, and by how much it lost the draw");
   }
   if (v("eos_prob") >= 0.0005) add("end of text", percent(v("eos_prob")), "probability of ending here, by the model");
   const guess = data.raw.steps.guesses[step];
@@ -126,7 +126,7 @@ function processors(view, step, body) {
   const { data } = view, effects = data.effects(step), all = data.candidates(step);
   const rows = all.slice(0, 8), chosen = all.find((c) => c.isChosen);
   if (chosen && !rows.includes(chosen)) rows.push(chosen);
-  const [table, lines] = headed(["", "model", ...effects.map((e) => e.label.replace("(", "\u200b("))], "probability of each token after each processor");
+  const [table, lines] = headed(["", "model", ...effects.map((e) => e.label.replace(/[_(]/g, (c) => (c === "_" ? "_\u200b" : "\u200b(")))], "probability of each token after each processor");
   table.classList.add("stages");
   const facts = (name, first, rest) => lines.append(el("tr", "fact", cell(name, "name"), cell(first), ...effects.map((e) => cell(rest(e)))));
   facts("tokens left", data.column("nVocab")[step].toLocaleString("en"), (e) => e.kept.toLocaleString("en"));
