@@ -16,6 +16,7 @@ from fanlight.tracing import files
 from fanlight.tracing.branching import branch_tree
 from fanlight.tracing.recording import FIRST_SNAPSHOT
 from models import tiny
+from models.hf_tiny import random_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +80,16 @@ def test_timings_of_many_prompts_are_measured(model: Model, tmp_path: Path) -> N
         assert timings is not None
         assert timings.forward.shape == (len(text.ids),)
         assert timings.forward.sum() > 0
+
+
+def test_a_model_whose_blocks_cannot_be_told_apart_shows_the_rest(tmp_path: Path) -> None:
+    model = fanlight.load(tiny.write_folder(tmp_path / "rwkv", random_model("rwkv")), backend="hf")
+    trace = traced(model, trace=TraceOptions(lens=2, attention=True, contributions=True, norms=True, timings=True))
+    assert trace.has == ("lens",)
+    assert "cannot be told apart" in trace.header.missing["timings"]
+    assert "cannot be told apart" in trace.header.missing["norms"]
+    assert "has no attention" in trace.header.missing["attention"]
+    assert trace.n_steps == 8
 
 
 # -- many jobs ----------------------------------------------------------------------------------------------------------
@@ -248,7 +259,7 @@ def test_a_text_that_fills_the_window_has_branches_at_every_step(model: Model, n
 def test_a_branch_is_not_longer_than_max_length(model: Model) -> None:
     trace = traced(model, max_new_tokens=None, max_length=len(model.prompt_ids(PROMPT)) + 6, ignore_eos=True)
     assert trace.n_steps == 6
-    with pytest.raises(OptionError, match="max_length=.* allows fewer; raise it"):
+    with pytest.raises(OptionError, match=r"max_length=.* allows fewer; raise it"):
         fanlight.branch(trace, model, -1, token=" the cat")
     assert fanlight.branch(trace, model, -1, token=TOKEN).n_steps == 6
 

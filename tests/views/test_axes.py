@@ -50,6 +50,20 @@ def test_a_context_keeps_its_end() -> None:
     assert len(found.strip("'")) == 12
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Once upon a ", "'Once upon a␣'"),
+        ("yes\n", r"'yes\n'"),
+        (" a\t \n", r"'a\t␣\n'"),
+        (" \n", r"'␣\n'"),
+        ("", "''"),
+    ],
+)
+def test_blanks_that_a_context_ends_in_are_seen(text: str, words: str) -> None:
+    assert shared.context(text) == words
+
+
 @settings(deadline=None, max_examples=40)  # the first text loads fonts
 @given(st.text(st.characters(codec="utf-8"), max_size=80), st.floats(0.5, 6))
 def test_lines_fit_whatever_the_text(text: str, inches: float) -> None:
@@ -71,8 +85,9 @@ def test_wrapping_keeps_every_word_where_there_is_room() -> None:
         (0.9999, ">99.9%"),
         (0.286, "28.6%"),
         (0.0043, "0.43%"),
-        (3.14e-8, "3.1e-08"),
-        (1e-30, "1.0e-30"),
+        (3.14e-8, "3.1e-06%"),
+        (1e-30, "1e-28%"),
+        (0.0000823, "0.0082%"),
     ],
 )
 def test_percents(prob: float, words: str) -> None:

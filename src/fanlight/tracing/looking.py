@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from fanlight.cache.paged import CacheSlot, PagedCache
@@ -182,27 +183,41 @@ class _Found:
         if of_steps and watch.states:
             self._keep_states(watch, [rows.index(row) for row in of_steps], of_steps)
 
-    def _forward(self, at: int, n: int, batch: Any, wanted: Sequence[int], watch: Watch) -> Watch:
-        """A pass; what the model cannot show is left out from then on, and noted."""
-        while True:
+    def _forward(self, at: int, n_rows: int, batch: Any, wanted: Sequence[int], watch: Watch) -> Watch:
+        """A pass; what the model cannot show is left out from then on, and noted.
+
+        What a pass cannot show it says before anything is computed: so the least is left out with which it runs.
+        """
+        parts = {"attention": watch.attention, "times": watch.times, "middles": watch.middles, "layers": watch.layers}
+        asked = [name for name, value in parts.items() if value]
+        said: dict[frozenset[str], OptionError] = {}
+        for gone in (frozenset(names) for n in range(len(asked) + 1) for names in combinations(asked, n)):
+            if "layers" in gone and "middles" in asked and "middles" not in gone:
+                continue  # which need them
+            for name, value in parts.items():
+                setattr(watch, name, type(value)() if name in gone else value)
             try:
-                self.decoder.forward(self.ids[at : at + n], batch, wanted, watch)
-                return watch
-            except OptionError as error:  # said before anything is computed
-                if watch.attention:
-                    watch.attention, self.layers = {}, ()
-                    self.missing["attention"] = str(error)
-                elif watch.middles:
-                    watch.middles = False
-                    for name in ("contributions", "norms") if self.contributes else ("norms",):
-                        self.missing[name] = str(error)
-                    self.contributes = self.norms = False
-                    watch.layers = watch.layers if self.lens else ()
-                elif watch.layers:
-                    watch.layers, self.lens = (), False
-                    self.missing["lens"] = str(error)
-                else:
-                    raise
+                self.decoder.forward(self.ids[at : at + n_rows], batch, wanted, watch)
+            except OptionError as error:
+                said[gone] = error
+                continue
+            for name in gone:
+                self._leave_out(name, str(said.get(gone - {name}) or said[frozenset()]))
+            return watch
+        raise said[frozenset()]
+
+    def _leave_out(self, part: str, why: str) -> None:
+        if part == "attention":
+            self.layers, names = (), ["attention"]
+        elif part == "times":
+            self.times, names = False, ["timings"]
+        elif part == "middles":
+            names = ["contributions"] * self.contributes + ["norms"] * self.norms
+            self.contributes = self.norms = False
+        else:
+            names = ["lens"] * self.lens
+            self.lens = False
+        self.missing |= dict.fromkeys(names, why)
 
     # -- attention ----------------------------------------------------------------------------------------------------
 

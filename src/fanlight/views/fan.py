@@ -7,6 +7,8 @@ Knows no model.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from math import cos, degrees, pi, sin
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -69,7 +71,7 @@ def fan_figure(fan: Fan, *, dark: bool = False) -> Figure:
     panes, hub, radius = laid_out(fan)
     leaves = _leaves(fan)
     best = max(leaves, key=lambda at: (fan.nodes[at].cumulative, -at))
-    said = "".join(fan.nodes[at].label for at in _way(fan, best)).replace("␣", " ")
+    said = joined(fan.nodes[at].label for at in _way(fan, best)).replace("␣", " ")
     shown = sum(fan.nodes[at].cumulative for at in leaves)
     texts = ax.count(len(leaves), "text")
     likeliest = f"the likeliest of {texts} goes on" if len(leaves) > 1 else "it goes on"
@@ -90,6 +92,15 @@ def fan_figure(fan: Fan, *, dark: bool = False) -> Figure:
     axes.set_axis_off()
     _Window(page, axes, fan, panes, hub, radius, set(leaves), set(_way(fan, best))).draw()
     return page.figure
+
+
+def joined(labels: Iterable[str]) -> str:
+    """Labels one after the other; a character of several tokens, each of which is a part of it, as what it is."""
+
+    def whole(part: re.Match[str]) -> str:
+        return bytes.fromhex(part[0].replace("\\x", "")).decode("utf-8", "backslashreplace")
+
+    return re.sub(r"(?:\\x[89a-f][0-9a-f])+", whole, "".join(labels))
 
 
 def _after(fan: Fan) -> str:

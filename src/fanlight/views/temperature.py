@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TEMPERATURES = (0.1, 0.7, 1.5)
 LOW, HIGH, POINTS = 0.05, 3.0, 61
+TICKS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 50, 100)
 """Of the sweep, evenly on a log axis."""
 MOST_PANELS, MOST_BANDS = 8, 7
 ROW, PANEL, GAP = 0.235, 2.35, 0.35  # inches

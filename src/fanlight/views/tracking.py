@@ -102,7 +102,7 @@ def _facts(several: Sequence[Tracked]) -> list[str]:
     bars = any(not each.exact.all() for each in several)
     rings = any(each.chosen.any() for each in several)
     if any(0 < prob < LEAST for each in several for prob in each.raw_probs):
-        facts.append(f"What is below {LEAST:.0e} is drawn at the bottom.")
+        facts.append(f"What is below {percent(LEAST)} is drawn at the bottom.")
     said = "Bars: the trace did not store it; it had that much at most." if bars else ""
     said += (" " if said and rings else "") + ("Rings: the text goes on with it." if rings else "")
     said += (" " if said else "") + "Dashed: 50%."
