@@ -388,8 +388,10 @@ class Stream(Iterator[Step]):
     def __enter__(self) -> Stream:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         self.close()
+        if self._recorder is not None and self._result is None:
+            self._recorder.leave(self._assembly.result(), error)
 
     def __del__(self) -> None:
         self.close()

@@ -92,9 +92,37 @@ def test_a_mistake_in_the_options_is_said_before_anything_is_written(smollm: Mod
         smollm.generate(PROMPT, max_new_tokens=3, trace=trace)
 
 
-def test_a_position_that_is_not_there_is_an_error(smollm: Model) -> None:
-    with pytest.raises(OptionError, match="queries: there is no position 99"):
-        smollm.generate(PROMPT, max_new_tokens=3, trace=TraceOptions(attention=True, queries=[99]))
+def test_a_position_that_the_text_does_not_have_costs_no_text(smollm: Model) -> None:
+    found = smollm.generate(PROMPT, max_new_tokens=3, trace=TraceOptions(attention=True, queries=[99], norms=True))
+    assert len(found.ids) == 3
+    assert found.trace is not None
+    assert found.trace.has == ("norms",)
+    assert any("queries: there is no position 99" in note for note in found.notes)
+    with pytest.raises(OptionError, match="this trace has no attention: queries: there is no position 99"):
+        found.trace.needs("attention")
+
+
+def test_leaving_a_stream_keeps_what_came(smollm: Model, tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    with smollm.stream(PROMPT, max_new_tokens=50, trace=path) as stream:
+        for step in stream:
+            if step.index == 5:
+                break
+    kept = fanlight.open_trace(path)
+    assert kept.n_steps == 6
+    assert not kept.header.complete
+    other = tmp_path / "other.safetensors"
+
+    def interrupted() -> None:
+        with smollm.stream(PROMPT, max_new_tokens=50, trace=other) as stream:
+            for step in stream:
+                if step.index == 3:
+                    raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert fanlight.open_trace(other).n_steps == 4
+    assert "KeyboardInterrupt" in fanlight.open_trace(other).header.problem
 
 
 def test_a_trace_needs_the_account_of_the_steps(smollm: Model) -> None:

@@ -44,7 +44,7 @@ def part(row: Any, n: int, extra: tuple[int, ...] = ()) -> Distribution:
     """The first n tokens of a row, and others from further down."""
     found = whole(row)
     keep = np.array(sorted({*range(n), *extra}))
-    return replace(found, ids=found.ids[keep], logits=found.logits[keep])
+    return replace(found, ids=found.ids[keep], logits=found.logits[keep], n_top=None)
 
 
 def same(found: Reshaped, other: Reshaped, n: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 from fanlight.errors import OptionError
 from fanlight.tracing.fan import Fan, FanNode
 from fanlight.views import axes as ax
-from fanlight.views.fan import END, Pane, fan_figure, laid_out
+from fanlight.views.fan import END, Pane, fan_figure, joined, laid_out
 from views import drawn
 
 if TYPE_CHECKING:
@@ -182,6 +182,11 @@ def test_where_a_text_ends_is_marked() -> None:
 def test_processors_are_named_where_they_made_the_probabilities() -> None:
     figure = fan_figure(fan_of(2, 2, is_final=True, labels=("top_p(0.9)", "temperature(0.7)")))
     assert "final probability (after top_p(0.9), temperature(0.7))" in " ".join(t.get_text() for t in figure.texts)
+
+
+def test_a_character_of_several_tokens_is_said_whole() -> None:
+    assert joined(["\\xf0\\x9f\\x98", "\\x80", "\u2423so\\n"]) == "\U0001f600\u2423so\\n"
+    assert joined(["a\\xe7", "\\x8c"]) == "a\\xe7\\x8c"  # a part of one
 
 
 def test_a_fan_of_very_many_texts_leaves_out_what_could_not_be_read() -> None:

@@ -69,10 +69,12 @@ def test_the_sweep_holds_bands_and_entropy_at_every_temperature() -> None:
 
 
 def test_the_shown_temperatures_are_marked_in_the_sweep() -> None:
-    figure = temperature_figure(distribution(50), temperatures=(0.2, 1, 7))
-    at = [line.get_xdata()[0] for line in figure.axes[3].lines]
-    assert at == [0.2, 1]  # 7 is beyond the sweep
-    assert [text.get_text() for text in figure.axes[3].texts] == ["0.2", "1"]
+    figure = temperature_figure(distribution(50), temperatures=(0, 0.02, 1, 7))
+    sweep = figure.axes[4]
+    assert [line.get_xdata()[0] for line in sweep.lines] == [0.02, 1, 7]  # 0 is on no log axis
+    assert [text.get_text() for text in sweep.texts] == ["0.02", "1", "7"]
+    assert sweep.get_xlim() == (0.02, 7)
+    check(figure)
 
 
 def test_the_title_says_what_temperature_does_to_entropy() -> None:

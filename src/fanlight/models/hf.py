@@ -136,6 +136,12 @@ class HFDecoder:
             self._looker.hand_over(watch, names, kept, seen)
         return self._tensor(found, logit_rows, self.config.n_vocab)
 
+    @property
+    def runs_in(self) -> str:
+        """What computes, in words."""
+        versions = f"transformers {self._transformers.__version__}, torch {self._torch.__version__}"
+        return f"{versions} ({self.device})"
+
     def read_out(self, x: Tensor, *, norm: bool = True) -> Tensor:
         """See `models.base.Decoder`. Errors: OptionError where the model's final norm or its head cannot be told."""
         with self._lock:

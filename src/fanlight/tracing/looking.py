@@ -8,7 +8,7 @@ transformers runs, it sees the same up to rounding.) Knows no text.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -99,11 +99,19 @@ def look(
     """What is asked for, by the names of `trace.looks`, and what cannot be had of this model, with the reason.
 
     ids: prompt and text. cache: known beginnings are not computed again. passes: "forward" and "deciding", (n_steps,) seconds, as
-    they were measured while the text was written. Errors: OptionError for layers, heads and positions that are not there.
+    they were measured while the text was written. Errors: OptionError for layers and heads that are not there.
     """
-    config = decoder.config
-    what = plan(options, config, n_prompt, len(ids) - n_prompt)
+    config, n_new = decoder.config, len(ids) - n_prompt
+    check(options, config)
+    missing: dict[str, str] = {}
+    try:
+        what = plan(options, config, n_prompt, n_new)
+    except OptionError as error:  # the text turned out shorter than the positions that are asked for
+        missing["attention"] = str(error)
+        options = replace(options, attention=False)
+        what = plan(options, config, n_prompt, n_new)
     found = _Found(decoder, what, options, ids)
+    found.missing.update(missing)
     rows = what.rows
     if rows:
         slot, cache = _opened(cache, decoder, ids, rows.start, rows.stop)

@@ -123,7 +123,7 @@ class Recorder:
         self._source, self._options, self._prompt = source, options, prompt
         self._helpers, self._parent, self._is_given = tuple(helpers), parent, is_given
         self._known, self._asked = tuple(known), tuple(asked)
-        self._next_snapshot = FIRST_SNAPSHOT
+        self._next_snapshot, self._failed = FIRST_SNAPSHOT, False
         self._snapshot: str | None = None
         self._begun = (0.0, 0.0)
         self._clocks: dict[int, list[tuple[float, float]]] = {}
@@ -153,9 +153,18 @@ class Recorder:
 
     def fail(self, so_far: Generation, error: BaseException) -> None:
         """The request ended with an error: what came before stays, marked incomplete, where a path was given."""
+        self._failed = True
+        self._keep_part(so_far, f"ended by {type(error).__name__}: {error}".removesuffix(": "))
+
+    def leave(self, so_far: Generation, error: BaseException | None) -> None:
+        """Nobody waits for the end of the text: what came stays, as for `fail`. error: why it is left, if it is an error."""
+        if not self._failed:
+            why = "the rest was not waited for" if error is None else f"left with {type(error).__name__}: {error}"
+            self._keep_part(so_far, why.removesuffix(": "))
+
+    def _keep_part(self, so_far: Generation, problem: str) -> None:
         if self._options.path is None or not so_far.ids:
             return
-        problem = f"ended by {type(error).__name__}: {error}"
         with suppress(TraceError):  # the error itself is on its way to the caller
             self._save(self._trace(so_far, {}, {}, problem=problem))
 
@@ -317,7 +326,7 @@ def origin_of(parts: Loaded, engine: Engine) -> Origin:
         model=parts.name,
         fingerprint=identity.model,
         architecture=config.model_type,
-        kernels=identity.kernels,
+        kernels=getattr(parts.decoder, "runs_in", identity.kernels),
         conversions=identity.conversions,
         rotation=identity.rotation,
         cache_type=identity.cache_type,
