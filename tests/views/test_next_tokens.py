@@ -149,7 +149,7 @@ def test_all_filters_at_one_place_are_told_apart(n: int) -> None:
 
 def test_a_recorded_step_shows_what_it_holds_and_says_what_it_lacks() -> None:
     whole = distribution(500)
-    part = replace(whole, ids=whole.ids[:20], logits=whole.logits[:20])
+    part = replace(whole, ids=whole.ids[:20], logits=whole.logits[:20], n_top=20)
     figure = next_figure(part, n_top=20)
     assert widths(figure)[-1] == pytest.approx(whole.probs[20:].sum())
     assert "480 others" in said(figure)

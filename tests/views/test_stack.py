@@ -95,6 +95,16 @@ def test_a_picture_names_every_part_and_no_two_texts_overlap(tmp_path: Path, nam
         assert whole.y0 <= box.y0 < box.y1 <= whole.y1, text.get_text()
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "opt"])
+def test_a_matrix_takes_in_what_its_part_is_given_however_it_is_stored(tmp_path: Path, name: str) -> None:
+    about = describe(tmp_path, name)
+    said = [text.get_text() for text in stack_figure(about).axes[0].texts]
+    n_ffn = next(max(a.shape) for a in about.arrays if a.name == "blocks.0.w_down")
+    for part, arrow in (("up", f"{about.n_embd} → {n_ffn} "), ("down", f"{n_ffn} → {about.n_embd} ")):
+        assert said[said.index(f"feed-forward {part}") + 1].startswith(arrow)
+    assert n_ffn != about.n_embd
+
+
 def test_a_picture_of_an_encoder_ends_in_states() -> None:
     figure = stack_figure(fanlight.load_encoder().describe())
     said = {text.get_text() for text in figure.axes[0].texts}

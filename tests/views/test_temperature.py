@@ -117,6 +117,6 @@ def test_what_cannot_be_shown_is_an_error() -> None:
         temperature_figure(one, temperatures=(-1,))
     with pytest.raises(OptionError, match="how many tokens"):
         temperature_figure(one, n=0)
-    part = replace(one, ids=one.ids[:20], logits=one.logits[:20])
+    part = replace(one, ids=one.ids[:20], logits=one.logits[:20], n_top=20)
     with pytest.raises(OptionError, match="candidates=-1"):
         temperature_figure(part)

@@ -72,7 +72,7 @@ def _title(trace: Trace, raw: Sequence[float]) -> str:
     best = max(range(len(raw)), key=lambda i: raw[i])
     if len(raw) == 1:
         return f"{why(trace)}; ending had {percent(raw[0])}"
-    return f"{why(trace)}; the end was likeliest at step {best:,} of {len(raw):,}: {percent(raw[best])}"
+    return f"{why(trace)}; the end was likeliest at step {best:,} of {len(raw):,}: {percent(raw[best])} raw"
 
 
 def why(trace: Trace) -> str:

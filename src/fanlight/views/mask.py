@@ -60,7 +60,10 @@ def mask_figure(
         f"Rows look (queries), columns are looked at (keys).",
         WHY,
     ]
-    title = f"Who may look at whom: of {n * n:,} pairs a causal mask lets {seen[0]:,} pass, a window of {window} lets {seen[2]:,}"
+    pairs = ax.count(n * n, "pair")
+    title = (
+        f"Who may look at whom: of {pairs} a causal mask lets {seen[0]:,} pass, a window of {window} lets {seen[2]:,}"
+    )
     page = ax.page(left + 3 * PANEL + 2 * GAP + ax.MARGIN, height, title, facts, dark=dark)
     bottom = height - ABOVE - PANEL
     for i, kind in enumerate(KINDS):

@@ -80,7 +80,8 @@ def _generation(generation: Generation, by: str) -> str:
     made = [step for step in generation.steps if step.decision.record is not None]
     records = [step.record for step in made]
     is_whole = bool(made) and len(made) == len(generation.steps)
-    settings = [(name, words(value)) for name, value in generation.config.values().items() if value != DEFAULTS[name]]
+    given = {name: value for name, value in generation.config.values().items() if value != DEFAULTS[name]}
+    settings = [(name, words(value)) for name, value in given.items() if name != "seed"]  # the head has it
     head = [("ended", str(generation.stop)), ("tokens", f"{len(generation.ids):,}"), ("seed", str(generation.seed))]
     if generation.others:
         head.append(("texts", f"the best of {len(generation.all)}"))

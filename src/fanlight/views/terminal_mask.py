@@ -14,7 +14,7 @@ from fanlight.errors import OptionError
 from fanlight.trace.masks import BLOCKED, KINDS, masked, may_see, softmax, square
 from fanlight.views.mask import MOST_NUMBERS, MOST_POSITIONS, example_scores
 from fanlight.views.terminal import Canvas, columns, left, right
-from fanlight.views.terminal_sheet import Brush, beside, name_of, ruler, sheet, width_of
+from fanlight.views.terminal_sheet import Brush, beside, count, name_of, ruler, sheet, width_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,8 +46,8 @@ def mask_text(
     seen = [may_see(n, kind, window) for kind in KINDS]
     allowed = [int(one.sum()) for one in seen]
     title = (
-        f"Who may look at whom: of {n * n:,} pairs a causal mask lets {allowed[0]:,} pass, a sliding window of {window} lets "
-        f"{allowed[2]:,}"
+        f"Who may look at whom: of {count(n * n, 'pair')} a causal mask lets {allowed[0]:,} pass, "
+        f"a sliding window of {window} lets {allowed[2]:,}"
     )
     facts = [
         f"The mask is added to the scores: 0 lets a score through; {_dot(canvas)} stands for {_blocked()}, of which softmax makes "
