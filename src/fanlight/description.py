@@ -126,12 +126,12 @@ class Description:
         for array in self.arrays:
             if array.name.startswith("blocks."):
                 blocks.setdefault(array.name.split(".")[1], []).append(array)
-        rows = [_row(array, self.norm) for array in before]
+        rows = [_row(array, self.norm, self.n_embd) for array in before]
         if blocks:
             every = [array for block in blocks.values() for array in block]
             rows.append(_sum(f"{len(blocks)} blocks" if len(blocks) > 1 else "1 block", every, count=len(blocks)))
-            rows += [_row(array, self.norm, depth=1) for array in blocks["0"]]
-        rows += [_row(array, self.norm) for array in after]
+            rows += [_row(array, self.norm, self.n_embd, depth=1) for array in blocks["0"]]
+        rows += [_row(array, self.norm, self.n_embd) for array in after]
         if self.tied_head and self.arrays:
             rows.append(StackRow("language-model head: the embedding", (self.n_vocab, self.n_embd), 0, (), 0))
         return rows
@@ -280,14 +280,23 @@ def _several(items: Sequence[str], limit: int = 6) -> str:
     return "; ".join(items[:limit]) + (f"; and {len(items) - limit} more" if len(items) > limit else "")
 
 
-def _row(array: StoredArray, norm: str, depth: int = 0) -> StackRow:
+def is_turned(array: StoredArray, n_embd: int) -> bool:
+    """Whether a block's matrix is stored (in, out), as GPT-2's are: what reads the residual stream takes n_embd in."""
+    if len(array.shape) != 2 or not array.name.startswith("blocks."):
+        return False
+    n_in, n_out = array.shape[::-1]
+    at_stream, other = (n_out, n_in) if short(array.name) in ("w_down", "w_o") else (n_in, n_out)
+    return at_stream != n_embd == other
+
+
+def _row(array: StoredArray, norm: str, n_embd: int, depth: int = 0) -> StackRow:
     name = short(array.name)
     bias = name.startswith("b_") or name.endswith("_bias")
     base = "w_" + name[2:] if name.startswith("b_") else name.removesuffix("_bias")
     label = LABELS.get(base, base) + (", bias" if bias else "")
     if norm == "after" and base in ("attn_norm", "mlp_norm"):
         label = label.replace("before", "after")
-    shape = array.shape[::-1] if base in TABLES else array.shape
+    shape = array.shape[::-1] if base in TABLES or is_turned(array, n_embd) else array.shape
     return StackRow(label, shape, prod(array.shape), (array.dtype,), array.n_bytes, depth)
 
 

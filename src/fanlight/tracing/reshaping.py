@@ -264,7 +264,7 @@ def _tails(distribution: Distribution, n_top: int | None) -> tuple[NDArray[np.fl
     all_mass = log(mass) + distribution.logsumexp
     bound = all_mass
     if n_top:
-        bound = min(bound, float(distribution.logits[n_top - 1]))
+        bound = min(bound, float(distribution.logits[min(n_top, len(distribution.ids)) - 1]))
     bound = max(bound, all_mass - log(n))  # rounding may leave less room than there must be
     bound = float(np.nextafter(np.float32(bound), np.float32(inf))) if bound == all_mass else bound
     even = np.full(n, all_mass - log(n))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import TYPE_CHECKING, NamedTuple
 
-from fanlight.description import LABELS, Description, shape_in_words
+from fanlight.description import LABELS, Description, is_turned, shape_in_words
 from fanlight.errors import OptionError
 from fanlight.models.weights import StoredArray, short
 from fanlight.views.figures import DARK, LIGHT, Palette, new_figure
@@ -225,18 +225,10 @@ class _Drawing:
             title = title.replace("before", "after") if after else title
         is_table = name in ("embed", "positions", "segments")
         size = f"{n / 1e6:.2f} M" if n >= 1e5 else f"{n:,}"
-        words = shape_in_words(array.shape[::-1] if is_table or self.is_turned(array) else array.shape)
+        words = shape_in_words(array.shape[::-1] if is_table or is_turned(array, self.d.n_embd) else array.shape)
         facts = [words.replace("->", "→"), size] if len(array.shape) > 1 else [f"{n:,}"]
         times = self.d.n_layer if array.name.startswith("blocks.") else 1
         return Box(title, "   ".join([*facts, array.dtype]), kind, n * times / max(1, self.d.n_parameters))
-
-    def is_turned(self, array: StoredArray) -> bool:
-        """Whether a matrix is stored (in, out), as GPT-2's are: what reads the residual stream takes n_embd in, w_down gives it."""
-        if len(array.shape) != 2 or not array.name.startswith("blocks."):
-            return False
-        n_in, n_out = array.shape[::-1]
-        at_stream, other = (n_out, n_in) if short(array.name) in ("w_down", "w_o") else (n_in, n_out)
-        return at_stream != self.d.n_embd == other
 
     def draw_box(self, x: float, y: float, width: float, box: Box) -> None:
         color: str = getattr(self.p, box.kind)
