@@ -46,10 +46,8 @@ class DecoderBase(ABC):
         self.ops: Ops = weights.ops
         self.cache_dtype = weights.cache_dtype
         self._weights = weights.packed
-        c = config
-        scale = c.attn_scale or c.head_dim**-0.5
-        self.rules: list[tuple[float, int, float]] = [(scale, c.window(i), c.attn_softcap) for i in range(c.n_layer)]
-        """Of each layer's attention: the factor of its scores, the window, the cap."""
+        self.scale = config.attn_scale or config.head_dim**-0.5
+        """What scores of attention are multiplied with."""
 
     def new_pool(self, dtype: str | None = None) -> KVPool:
         """See `models.base.Decoder`. None: half precision for quantised checkpoints, F32 for float ones."""
@@ -125,17 +123,16 @@ class DecoderBase(ABC):
         watch: Watch | None,
     ) -> tuple[Tensor, Tensor]:
         """Store keys and values, and attend: x, and what the heads read, (T, H * D). rows: of these rows alone, both."""
-        ops, rule = self.ops, self.rules[layer]
+        ops, c, window = self.ops, self.config, self.config.window(layer)
         q = ops.store_kv(qkv, batch, layer, rope)  # (T, (H + 2 H_kv) * D) -> (T, H * D)
         if watch is not None and layer in watch.attention:
             seen = (ops.take_rows(q, watch.kept), batch.take(watch.kept))
-            scale, window, softcap = rule
             watch.weights[layer] = ops.attention_weights(
-                *seen, layer, scale, window, softcap, heads=watch.attention[layer]
+                *seen, layer, self.scale, window, c.attn_softcap, heads=watch.attention[layer]
             )
         if rows is not None:  # from here on only these are read
             x, q, batch = ops.take_rows(x, rows), ops.take_rows(q, rows), batch.take(rows)
-        return x, ops.attention(q, batch, layer, *rule)
+        return x, ops.attention(q, batch, layer, self.scale, window, c.attn_softcap)
 
     def read_out(self, x: Tensor, *, norm: bool = True) -> Tensor:
         """See `models.base.Decoder`."""

@@ -129,6 +129,12 @@ class StepRecord:
     stop: Stop | None = None
     """Set on the last step of a text."""
 
+    def _repr_html_(self) -> str:
+        """How a notebook shows it: a record knows no texts, so that tokens are numbers."""
+        from fanlight.views.notebook import html_of
+
+        return html_of(self)
+
     @property
     def final(self) -> RowStats:
         """Sums over the final logits."""
