@@ -12,9 +12,8 @@ import fanlight
 from fanlight import TraceOptions
 from fanlight.errors import CheckpointError, NumericError, OptionError, TraceError
 from fanlight.jobs import Job
-from fanlight.tracing import files
+from fanlight.tracing import files, recording
 from fanlight.tracing.branching import branch_tree
-from fanlight.tracing.recording import FIRST_SNAPSHOT
 from models import tiny
 from models.hf_tiny import random_model
 
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from fanlight import Model, Trace
 
 PROMPT = "the cat in the"
+FIRST_SNAPSHOT = 64
+"""In these tests: a tiny model's window holds no more."""
 TOKEN = 9
 
 
@@ -133,6 +134,7 @@ def test_a_job_that_ends_with_an_error_leaves_what_came_before(model: Model, tmp
 def test_a_disk_that_is_full_half_way_ends_no_text(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(recording, "FIRST_SNAPSHOT", FIRST_SNAPSHOT)
     save = files.save_trace
 
     def tight(trace: Trace, where: Any) -> str:
@@ -147,7 +149,8 @@ def test_a_disk_that_is_full_half_way_ends_no_text(
     assert fanlight.open_trace(path).header.complete
 
 
-def test_a_long_text_leaves_one_file_in_a_folder(model: Model, tmp_path: Path) -> None:
+def test_a_long_text_leaves_one_file_in_a_folder(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "FIRST_SNAPSHOT", FIRST_SNAPSHOT)
     trace = traced(model, max_new_tokens=FIRST_SNAPSHOT + 9, ignore_eos=True, trace=f"{tmp_path}/")
     assert [str(path) for path in tmp_path.iterdir()] == [trace.path]
 

@@ -167,7 +167,7 @@ def test_many_prompts_fill_a_folder(smollm: Model, tmp_path: Path) -> None:
 
 def test_a_run_that_is_cut_off_leaves_what_came_before_marked(smollm: Model, tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
-    with smollm.stream(PROMPT, max_new_tokens=200, ignore_eos=True, trace=path) as stream:
+    with smollm.stream(PROMPT, max_new_tokens=400, ignore_eos=True, trace=path) as stream:
         for step in stream:
             if step.index == FIRST_SNAPSHOT + 3:
                 break

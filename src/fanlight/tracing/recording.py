@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from fanlight.trace.options import TraceOptions
     from fanlight.trace.records import StepRecord
 
-FIRST_SNAPSHOT = 64
+FIRST_SNAPSHOT = 256
 """Steps until a growing text is written for the first time; from there on, whenever it has doubled."""
 
 
